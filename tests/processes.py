@@ -1,0 +1,256 @@
+"""The real processes that tests, the simulation and the bench start, and end by their own id.
+
+Ports are below 32768: above it the system hands out ports to clients, and a fixed one may be
+taken between asking and binding.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    for port in random.Random().sample(range(LOWEST_PORT, HIGHEST_PORT), 200):
+        with contextlib.closing(socket.socket()) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no free port between {LOWEST_PORT} and {HIGHEST_PORT}")
+
+
+def wait_until(what: str, seconds: float, check: Callable[[], bool]) -> None:
+    """Returns when `check()` is true; fails after `seconds`, saying what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.02)
+
+
+class Process:
+    """One child of the tests: started, signalled, ended; its output kept in files."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory
+        self.name = name
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, f"{self.name} was not started"
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it wrote to its standard output so far, over all its starts."""
+        return (self.directory / f"{self.name}.out").read_text()
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its standard error so far, over all its starts."""
+        return (self.directory / f"{self.name}.err").read_text()
+
+    def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        assert not self.running, f"{self.name} is running already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (
+            open(self.directory / f"{self.name}.out", "ab") as out,
+            open(self.directory / f"{self.name}.err", "ab") as err,
+        ):
+            self._child = subprocess.Popen(
+                list(command),
+                cwd=ROOT,
+                env=dict(environment) if environment is not None else None,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def send(self, number: int) -> None:
+        assert self._child is not None
+        self._child.send_signal(number)
+
+    def hold(self) -> None:
+        """Stopped as it stands: connections stay open and nothing answers."""
+        self.send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def wait(self, seconds: float = 20) -> int:
+        """Its exit code, once it has ended."""
+        assert self._child is not None
+        return self._child.wait(seconds)
+
+    def stop(self, seconds: float = 20) -> int:
+        """Ends it the polite way; kills it when it does not end. The exit code."""
+        if self._child is None:
+            return 0
+        if self.running:
+            self.go_on()
+            self.send(signal.SIGTERM)
+        try:
+            return self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end within {seconds:g} s") from None
+
+    def kill(self) -> None:
+        """kill -9: no last words."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+
+class Memcached(Process):
+    """A real memcached as this service wants it: it refuses rather than evicts."""
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        super().__init__(directory, "memcached")
+        self.port = port or free_port()
+        self.url = f"memcached://127.0.0.1:{self.port}"
+
+    @staticmethod
+    def installed() -> bool:
+        return shutil.which("memcached") is not None
+
+    def start(self) -> Self:
+        command = f"memcached -M -U 0 -R 200 -l 127.0.0.1 -p {self.port}".split()
+        if os.geteuid() == 0:
+            command += ["-u", "root"]
+        self.spawn(command)
+        wait_until(f"memcached on port {self.port}", 5, self.answers)
+        return self
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("version").startswith("VERSION")
+        except OSError:
+            return False
+
+    def flush(self) -> None:
+        """Everything is lost, the connections stay."""
+        assert self.ask("flush_all") == "OK"
+
+    def ask(self, line: str) -> str:
+        """The first line that memcached answers to `line`."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(line.encode() + b"\r\n")
+            return connection.makefile("rb").readline().decode().strip()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+
+class Serving(Process):
+    """A real `app.py serve` with a data directory and a port of its own.
+
+    Started again on the same object it finds what it left behind, at the same address.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        settings: str = "",
+        environment: Mapping[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
+        super().__init__(directory, "serve")
+        self.options = options
+        self.settings = settings
+        self.environment = dict(environment or {})
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def operator(self) -> str:
+        return "operator"
+
+    @property
+    def password(self) -> str:
+        """The one-time password of the newest start, read off the terminal as a person would."""
+        found: list[str] = re.findall(r"password:? +(\S+)", self.output)
+        assert found, f"no password was printed:\n{self.output}"
+        return found[-1]
+
+    def start(self, ready_seconds: float = 20) -> Self:
+        self.launch()
+        try:
+            wait_until(f"{self.url}/readyz", ready_seconds, self._ready_or_dead)
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f"{error}\n{self.log}") from None
+        assert self.running, f"serve ended with {self.wait()}\n{self.log}"
+        return self
+
+    def launch(self) -> None:
+        """Starts it without waiting; for starts that are meant to fail."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "now-serving.toml"
+        config.write_text(self.settings)
+        # The variables of whoever runs the tests must not reach the server under test.
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")
+        }
+        environment["NOWSERVING_DATA_DIRECTORY"] = str(self.directory / "data")
+        environment.update(self.environment)
+        self.spawn(
+            [sys.executable, str(ROOT / "app.py"), "serve"]
+            + ["--config", str(config), "--port", str(self.port), *self.options],
+            environment,
+        )
+
+    def _ready_or_dead(self) -> bool:
+        return not self.running or self.ready()
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + "/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+
+@contextlib.contextmanager
+def ended_together(processes: Sequence[Process]) -> Iterator[None]:
+    """Whatever happens inside, none of the processes is left behind."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
