@@ -1,0 +1,300 @@
+"""The ledger: what of the people's lines must outlive every store and every process.
+
+Four things, and nothing else: the high-water mark of each line (no number at or below it is
+ever given again), the newest checkpoint of its roster, the tombstones of tickets that ended
+(so that a browser which still holds one cannot bring it back), and the audit of what
+operators did. The audit is written before the act, and its rows are only ever added.
+
+Kept out: what a checkpoint or a tombstone's reason contains (`people/line.py`), and when
+something is recorded (`people/line.py` too: before a number is shown).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    bindparam,
+    case,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from queue_backend.database import Database, metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """How a ticket ended. `at` is wall time; `reason` is JSON text, opaque here."""
+
+    number: int
+    state: str
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What the ledger knows of a line; zeros and None for a line it never saw.
+
+    `version` is that of the checkpoint. Numbers up to `void_below` are void: the line was
+    closed over them.
+    """
+
+    high_water: int
+    void_below: int
+    version: int
+    checkpoint: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What an operator is about to do; `at` is wall time, `before` and `after` are states."""
+
+    line: str
+    at: float
+    who: str
+    action: str
+    number: int | None
+    before: str
+    after: str
+    reason: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow(AuditEntry):
+    """An entry as it stands in the audit. `outcome` is None while the act is under way,
+    and stays so when the process died over it."""
+
+    id: int
+    outcome: str | None
+
+
+# The marks and the checkpoint stand apart: a row is written as a whole, and a join that only
+# raises a mark should not carry 17 KB of roster with it. Both rows are born together.
+marks = Table(
+    "people_line",
+    metadata,
+    Column("line", String(64), primary_key=True),
+    Column("high_water", BigInteger, nullable=False),
+    Column("void_below", BigInteger, nullable=False),
+)
+
+checkpoints = Table(
+    "people_checkpoint",
+    metadata,
+    Column("line", String(64), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("body", LargeBinary(16_000_000)),
+)
+
+tombstones = Table(
+    "tombstone",
+    metadata,
+    Column("line", String(64), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("at", Float(53), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("line", String(64), nullable=False, index=True),
+    Column("at", Float(53), nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("number", BigInteger),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("address", String(64), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# A row of its own, so that no row of the audit is ever changed.
+audit_outcomes = Table(
+    "audit_outcome",
+    metadata,
+    Column("audit_id", ForeignKey(audit.c.id), primary_key=True, autoincrement=False),
+    Column("outcome", String(64), nullable=False),
+)
+
+# Raised, never lowered; written so that all engines read it (not all have upserts, or GREATEST).
+_raise_marks = (
+    update(marks)
+    .where(marks.c.line == bindparam("of_line"))
+    .values(
+        high_water=case(
+            (marks.c.high_water < bindparam("to_high_water"), bindparam("to_high_water")),
+            else_=marks.c.high_water,
+        ),
+        void_below=case(
+            (marks.c.void_below < bindparam("to_void_below"), bindparam("to_void_below")),
+            else_=marks.c.void_below,
+        ),
+    )
+)
+
+_keep_checkpoint = (
+    update(checkpoints)
+    .where(checkpoints.c.line == bindparam("of_line"))
+    .where(checkpoints.c.version <= bindparam("to_version"))
+    .values(version=bindparam("to_version"), body=bindparam("to_body"))
+)
+
+_drop_tombstone = (
+    delete(tombstones)
+    .where(tombstones.c.line == bindparam("of_line"))
+    .where(tombstones.c.number == bindparam("of_number"))
+)
+
+
+class Ledger:
+    """The durable book of all people's lines in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(
+        self,
+        line: str,
+        *,
+        high_water: int,
+        version: int,
+        checkpoint: bytes | None,
+        void_below: int,
+        ended: Sequence[Tombstone],
+        revived: Sequence[int],
+    ) -> None:
+        """Write down one change of a line, as one transaction.
+
+        Safe to repeat and safe to arrive late: marks only rise, and a checkpoint never replaces
+        one of a higher version. A number in both `revived` and `ended` stays ended.
+        """
+        to = {
+            "of_line": line,
+            "to_high_water": high_water,
+            "to_void_below": void_below,
+            "to_version": version,
+            "to_body": checkpoint,
+        }
+        dropped = [*revived, *(tombstone.number for tombstone in ended)]
+
+        def act(connection: Connection) -> None:
+            if connection.execute(_raise_marks, to).rowcount == 0:
+                connection.execute(
+                    insert(marks).values(line=line, high_water=high_water, void_below=void_below)
+                )
+                connection.execute(insert(checkpoints).values(line=line, version=0, body=None))
+            if checkpoint is not None:
+                connection.execute(_keep_checkpoint, to)
+            if dropped:
+                connection.execute(
+                    _drop_tombstone, [{"of_line": line, "of_number": number} for number in dropped]
+                )
+            if ended:
+                connection.execute(
+                    insert(tombstones),
+                    [
+                        {"line": line, **asdict(tombstone)}
+                        for tombstone in {
+                            tombstone.number: tombstone for tombstone in ended
+                        }.values()
+                    ],
+                )
+
+        await self._database.write(act)
+
+    async def recall(self, line: str) -> Recalled:
+        """What was recorded of `line`."""
+
+        def look(connection: Connection) -> Recalled:
+            row = connection.execute(
+                select(
+                    marks.c.high_water,
+                    marks.c.void_below,
+                    checkpoints.c.version,
+                    checkpoints.c.body,
+                )
+                .join_from(marks, checkpoints, marks.c.line == checkpoints.c.line)
+                .where(marks.c.line == line)
+            ).one_or_none()
+            return Recalled(*row) if row else Recalled(0, 0, 0, None)
+
+        return await self._database.read(look)
+
+    async def tombstone(self, line: str, number: int) -> Tombstone | None:
+        """How ticket `number` ended, or None while it lives or is unknown."""
+
+        def look(connection: Connection) -> Tombstone | None:
+            row = connection.execute(
+                select(
+                    tombstones.c.number, tombstones.c.state, tombstones.c.at, tombstones.c.reason
+                )
+                .where(tombstones.c.line == line)
+                .where(tombstones.c.number == number)
+            ).one_or_none()
+            return Tombstone(*row) if row else None
+
+        return await self._database.read(look)
+
+    async def intend(self, entry: AuditEntry) -> int:
+        """Enter what is about to be done; it is on disk on return, and may be done now."""
+
+        def act(connection: Connection) -> int:
+            key = connection.execute(insert(audit).values(asdict(entry))).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+        return await self._database.write(act)
+
+    async def conclude(self, audit_id: int, outcome: str) -> None:
+        """Enter what became of it: "done" or an error's code. The first outcome stands."""
+
+        def act(connection: Connection) -> None:
+            known = select(audit_outcomes).where(audit_outcomes.c.audit_id == audit_id)
+            if connection.execute(known).first() is None:
+                connection.execute(
+                    insert(audit_outcomes).values(audit_id=audit_id, outcome=outcome)
+                )
+
+        await self._database.write(act)
+
+    async def recent_actions(self, line: str, limit: int = 20) -> list[AuditRow]:
+        """The last things operators did to `line`, newest first."""
+
+        def look(connection: Connection) -> list[AuditRow]:
+            rows = connection.execute(
+                select(audit, audit_outcomes.c.outcome)
+                .outerjoin_from(audit, audit_outcomes, audit_outcomes.c.audit_id == audit.c.id)
+                .where(audit.c.line == line)
+                .order_by(audit.c.id.desc())
+                .limit(limit)
+            )
+            return [AuditRow(**row) for row in rows.mappings()]
+
+        return await self._database.read(look)
+
+    async def forget_before(self, wall: float) -> None:
+        """Drop the tombstones older than `wall`: their tickets are past their life and are
+        refused for that. The audit is not forgotten here."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                delete(tombstones).where(tombstones.c.at < wall)
+            ).close()
+        )

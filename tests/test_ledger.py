@@ -1,0 +1,171 @@
+"""The ledger: marks only rise, a record is all or nothing, the audit only grows."""
+
+import asyncio
+import time
+
+import pytest
+from sqlalchemy import text
+
+from queue_backend.database import Database
+from queue_backend.errors import Unavailable
+from queue_backend.ledger import AuditEntry, Ledger, Recalled, Tombstone
+
+
+@pytest.fixture
+def database(tmp_path):
+    opened = Database(f"sqlite:///{tmp_path / 'line.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database):
+    return Ledger(database)
+
+
+def left(number, at=100.0):
+    return Tombstone(number, "left", at, '{"en":"left"}')
+
+
+def removal(who="ada", line="desk", number=7):
+    return AuditEntry(
+        line, 1_700.5, who, "remove", number, "waiting", "removed", "no-show", "10.0.0.1"
+    )
+
+
+async def record(ledger, line="desk", **changes):
+    nothing = {
+        "high_water": 0,
+        "version": 0,
+        "checkpoint": None,
+        "void_below": 0,
+        "ended": (),
+        "revived": (),
+    }
+    await ledger.record(line, **{**nothing, **changes})
+
+
+async def test_a_line_never_seen_recalls_nothing(ledger):
+    assert await ledger.recall("desk") == Recalled(0, 0, 0, None)
+
+
+async def test_what_is_recorded_is_recalled(ledger):
+    await record(ledger, high_water=42, version=7, checkpoint=b"roster", void_below=3)
+    assert await ledger.recall("desk") == Recalled(42, 3, 7, b"roster")
+
+
+async def test_marks_only_rise(ledger):
+    await record(ledger, high_water=42, void_below=30)
+    await record(ledger, high_water=41, void_below=29)
+    assert await ledger.recall("desk") == Recalled(42, 30, 0, None)
+
+
+async def test_an_older_checkpoint_never_replaces_a_newer_one(ledger):
+    await record(ledger, version=8, checkpoint=b"new")
+    await record(ledger, version=7, checkpoint=b"old")
+    assert (await ledger.recall("desk")).checkpoint == b"new"
+    await record(ledger, version=8, checkpoint=b"same version, written again")
+    assert (await ledger.recall("desk")).checkpoint == b"same version, written again"
+
+
+async def test_a_record_without_a_checkpoint_keeps_the_one_that_is_there(ledger):
+    await record(ledger, high_water=1, version=8, checkpoint=b"roster")
+    await record(ledger, high_water=2, version=9)
+    assert await ledger.recall("desk") == Recalled(2, 0, 8, b"roster")
+
+
+async def test_lines_are_apart(ledger):
+    await record(ledger, "desk", high_water=5, ended=[left(1)])
+    await record(ledger, "counter", high_water=9)
+    assert (await ledger.recall("desk")).high_water == 5
+    assert await ledger.tombstone("counter", 1) is None
+
+
+async def test_a_record_twice_is_a_record_once(ledger):
+    change = {
+        "high_water": 5,
+        "version": 2,
+        "checkpoint": b"roster",
+        "ended": [left(1), left(2)],
+        "revived": [3],
+    }
+    await record(ledger, **change)
+    once = await ledger.recall("desk")
+    await record(ledger, **change)
+    assert await ledger.recall("desk") == once
+    assert await ledger.tombstone("desk", 1) == left(1)
+
+
+async def test_an_undone_leave_takes_its_tombstone_away(ledger):
+    await record(ledger, ended=[left(1), left(2)])
+    await record(ledger, revived=[1])
+    assert await ledger.tombstone("desk", 1) is None
+    assert await ledger.tombstone("desk", 2) == left(2)
+
+
+async def test_a_tombstone_is_replaced_by_a_later_one(ledger):
+    await record(ledger, ended=[left(1)])
+    done = Tombstone(1, "done", 200.0, "{}")
+    await record(ledger, ended=[left(1), done], revived=[1])
+    assert await ledger.tombstone("desk", 1) == done
+
+
+async def test_a_record_is_all_or_nothing(ledger, database):
+    """The last statement of it fails; nothing of the first may stand."""
+    await record(ledger, high_water=1)
+    broken = Tombstone(5, None, 1.0, "")  # type: ignore[arg-type]
+    with pytest.raises(Unavailable):
+        await record(ledger, high_water=9, version=9, checkpoint=b"x", ended=[left(4), broken])
+    assert await ledger.recall("desk") == Recalled(1, 0, 0, None)
+    assert await ledger.tombstone("desk", 4) is None
+
+
+async def test_records_that_arrive_together_share_commits(ledger, database):
+    before = database.commits
+    await asyncio.gather(*(record(ledger, high_water=number) for number in range(1, 101)))
+    assert (await ledger.recall("desk")).high_water == 100
+    assert database.commits - before <= 10
+
+
+async def test_old_tombstones_are_forgotten(ledger):
+    await record(ledger, ended=[left(1, at=100.0), left(2, at=200.0)])
+    await ledger.forget_before(150.0)
+    assert await ledger.tombstone("desk", 1) is None
+    assert await ledger.tombstone("desk", 2) == left(2, at=200.0)
+
+
+async def test_an_intent_is_in_the_audit_before_its_outcome(ledger):
+    audit_id = await ledger.intend(removal())
+    (open_row,) = await ledger.recent_actions("desk")
+    assert (open_row.id, open_row.outcome) == (audit_id, None)
+    assert (open_row.who, open_row.action, open_row.number) == ("ada", "remove", 7)
+    await ledger.conclude(audit_id, "done")
+    (row,) = await ledger.recent_actions("desk")
+    assert row.outcome == "done"
+
+
+async def test_the_first_outcome_of_an_action_stands(ledger):
+    audit_id = await ledger.intend(removal())
+    await ledger.conclude(audit_id, "wrong-state")
+    await ledger.conclude(audit_id, "done")
+    assert (await ledger.recent_actions("desk"))[0].outcome == "wrong-state"
+
+
+async def test_recent_actions_are_newest_first_of_their_line_and_no_more_than_asked(ledger):
+    for who in ("ada", "ben", "cyd"):
+        await ledger.intend(removal(who))
+    await ledger.intend(removal("dora", line="counter"))
+    assert [row.who for row in await ledger.recent_actions("desk", limit=2)] == ["cyd", "ben"]
+
+
+async def test_a_record_costs_little(ledger, database):
+    """One a group commit, with 17 KB of checkpoint: a hundred a second must leave room."""
+    began = time.thread_time()
+    for number in range(50):
+        await record(ledger, high_water=number, version=number, checkpoint=b"x" * 17_000)
+    on_the_loop = (time.thread_time() - began) / 50
+    assert on_the_loop < 0.001
+    size = await database.read(
+        lambda connection: connection.execute(text("PRAGMA page_count")).scalar_one()
+    )
+    assert size < 100
