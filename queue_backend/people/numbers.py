@@ -52,11 +52,11 @@ class NumberSet:
 
     def __contains__(self, number: int) -> bool:
         offset = number - self.base
-        if offset < 0:
+        if offset < 0 or offset >= self._bits.bit_length():
             return False
-        words = self._words if self._words is not None else self._index()
-        at = offset >> 10
-        return at < len(words) and bool(words[at] >> (offset & _WORD_MASK) & 1)
+        if self._words is None:  # not worth an index: asked of a set that is changed at once
+            return bool(self._bits >> offset & 1)
+        return bool(self._words[offset >> 10] >> (offset & _WORD_MASK) & 1)
 
     def __iter__(self) -> Iterator[int]:
         words = self._words if self._words is not None else self._index()
