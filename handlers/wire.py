@@ -1,0 +1,339 @@
+"""What goes over the wire: the poll body and its parts, from what a line says.
+
+One body serves the API, the page and the page's script, so they can never disagree. Times are
+whole seconds from now, numbers are as people read them ("A-042"), and text that operators
+wrote comes in the person's language. Nothing here looks anything up or waits: it runs on each
+poll.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from downstream.adapter import N_, Adapter
+from handlers.parts import Desk
+from queue_backend.people.roster import Words
+from queue_backend.people.standing import Answer, Neighbour, Overview, Public, Row, Standing
+from queue_backend.people.ticket import State, Ticket
+from queue_backend.work.job import Job, JobState
+
+JsonObject = dict[str, object]
+Translate = Callable[[str], str]
+
+VERSION = 1
+
+# For whoever looks at the line without a number; who holds one is told by the line.
+LOOKING = {"in": 10, "hidden_in": 30, "stale_after": 30}
+# For whoever watches a job: the visit is over, so the line has nothing more to tell.
+AT_WORK = {"in": 2, "hidden_in": 10, "stale_after": 10}
+
+
+def poll_body(
+    standing: Standing | None,
+    public: Public,
+    desk: Desk,
+    language: str,
+    now: float,
+    build: str,
+    job: JsonObject | None = None,
+) -> JsonObject:
+    """The answer to a poll; without a number it tells what everybody may see."""
+    body: JsonObject = {
+        "v": VERSION,
+        "rev": public.rev if standing is None else standing.rev,
+        "now": int(now),
+        "build": build,
+        "line": line_part(public, desk, language),
+        "ticket": None,
+        "ahead": [],
+        "job": job,
+        "notice": notice_part(public, language),
+        "poll": LOOKING,
+    }
+    if job is not None and job["step"] != "finished":
+        body["poll"] = AT_WORK
+    if standing is not None:
+        body["ticket"] = ticket_part(standing, public, desk, language)
+        body["ahead"] = [neighbour_part(each, desk) for each in standing.neighbours]
+        if body["poll"] is LOOKING:
+            body["poll"] = {
+                "in": standing.poll.in_seconds,
+                "hidden_in": standing.poll.hidden_in_seconds,
+                "stale_after": standing.poll.stale_after_seconds,
+            }
+    return body
+
+
+def line_part(public: Public, desk: Desk, language: str) -> JsonObject:
+    return {
+        "name": desk.name,
+        "state": public.state,
+        "reason": words(public.reason, language),
+        "opens_at": (public.opens_at or desk.opens_at or None)
+        if public.state == "closed"
+        else None,
+        "serving": [desk.number_text(number) for number in public.serving],
+        "called": [desk.number_text(number) for number in public.called],
+        "waiting": public.waiting,
+        "estimate": span(public.estimate),
+        "frozen": public.frozen,
+    }
+
+
+def ticket_part(standing: Standing, public: Public, desk: Desk, language: str) -> JsonObject:
+    ticket = standing.ticket
+    state = standing.state
+    eta = span(standing.estimate)
+    if eta is not None:
+        eta["grew"] = standing.grew
+    moved = standing.moved
+    return {
+        "no": desk.number_text(ticket.number),
+        "number": ticket.number,
+        "service": ticket.service,
+        "state": state.value,
+        "ahead": standing.ahead,
+        "behind": standing.behind,
+        "joined_at": ticket.joined_at,
+        "joined_ahead": ticket.joined_ahead,
+        "eta": eta,
+        "answer": answer_part(standing.answer or standing.desk),
+        "aside": _left(standing.aside_left_seconds),
+        "undo": _left(standing.undo_left_seconds),
+        "place_in": _seconds(standing.place_in_seconds),
+        "keep": _seconds(standing.keep_seconds),
+        "moved": moved
+        and {
+            "from": moved.before,
+            "to": moved.after,
+            "reason": words(moved.said, language),
+        },
+        "away": standing.away,
+        "end": {
+            "code": state.value,
+            "reason": words(public.reason if state is State.VOID else standing.reason, language),
+            "at": standing.ended_at and int(standing.ended_at),
+            "rejoin": public.state == "open",
+        }
+        if state.ended
+        else None,
+    }
+
+
+def answer_part(answer: Answer | None) -> JsonObject | None:
+    if answer is None:
+        return None
+    return {
+        "left_in": int(answer.left_seconds),
+        "total": int(answer.total_seconds),
+        "extend_by": int(answer.extend_seconds),
+        "extends_left": answer.extends_left,
+    }
+
+
+def neighbour_part(neighbour: Neighbour, desk: Desk) -> JsonObject:
+    return {
+        "no": desk.number_text(neighbour.number),
+        "name": neighbour.name,
+        "state": neighbour.state.value,
+        "for": _seconds(neighbour.for_seconds),
+    }
+
+
+def notice_part(public: Public, language: str) -> JsonObject | None:
+    if not public.announcement:
+        return None
+    return {
+        "id": public.announcement_id,
+        "level": "info",
+        "text": words(public.announcement, language),
+    }
+
+
+def words(said: Words | None, language: str) -> str | None:
+    return said.in_language(language) if said else None
+
+
+def span(seconds: tuple[float, float] | None) -> JsonObject | None:
+    if seconds is None:
+        return None
+    return {"lo": math.ceil(seconds[0]), "hi": math.ceil(seconds[1])}
+
+
+def _seconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
+
+
+def _left(seconds: float | None) -> JsonObject | None:
+    return {"left_in": int(seconds)} if seconds else None
+
+
+def public_body(public: Public, desk: Desk, language: str, now: float, build: str) -> JsonObject:
+    """What everybody may see of a line; the wall shows both languages at once."""
+    line = line_part(public, desk, language)
+    said, announced = public.reason, public.announcement
+    return {
+        "v": VERSION,
+        "rev": public.rev,
+        "now": int(now),
+        "build": build,
+        "line": line
+        | {
+            "title": desk.title(language),
+            "title_en": desk.title("en"),
+            "title_zh": desk.title("zh"),
+            "reason_en": words(said, "en"),
+            "reason_zh": words(said, "zh"),
+        },
+        "upcoming": [desk.number_text(number) for number in public.upcoming],
+        "places": public.places,
+        "notice": (notice_part(public, language) or {})
+        | {"text_en": words(announced, "en"), "text_zh": words(announced, "zh")}
+        if announced
+        else None,
+        "poll": LOOKING,
+    }
+
+
+# The job
+
+_RESULTS = {"done": "done", "rejected": "failed", "unknown": "unknown"}
+_FINISHED = N_("Your request was carried out.")
+_FAILED = N_("It did not work. Nothing was changed.")
+_UNKNOWN = N_("We do not know yet whether it worked.")
+_SENTENCES = {"done": _FINISHED, "failed": _FAILED, "unknown": _UNKNOWN}
+
+
+def job_part(
+    job: Job,
+    *,
+    ahead: int,
+    recent_seconds: Sequence[float],
+    adapter: Adapter,
+    ticket: Ticket,
+    now: float,
+    translate: Translate,
+) -> JsonObject:
+    """What a person is told of the job they left at the desk."""
+    step, since = _step(job)
+    result, code, sentence = _outcome(job, adapter)
+    spec = adapter.actions.get(job.task)
+    values = (job.result or {}).get("fields")
+    return {
+        "id": str(job.id),
+        "action": job.task,
+        "step": step,
+        "ahead": ahead if step == "waiting" else 0,
+        "for": max(0, int(now - since)),
+        "usual": usual(recent_seconds),
+        "result": result,
+        "code": code,
+        "text": translate(sentence) if sentence else None,
+        "fields": [
+            {"name": each.name, "label": translate(each.label), "value": values[each.name]}
+            for each in (spec.result if spec else ())
+            if isinstance(values, Mapping) and each.name in values
+        ],
+        "ref": f"{_short(ticket.id)}-{job.id}",
+        "may_retry": result == "failed" and job.state is not JobState.BURIED,
+    }
+
+
+def _step(job: Job) -> tuple[str, float]:
+    """The step in a word, and since when (wall time)."""
+    if job.state.ended or job.state is JobState.BURIED:
+        return "finished", job.done_at or job.taken_at or job.put_at
+    if job.state is JobState.RESERVED:
+        step = "checking" if job.step == "checking" else "running"
+        return step, job.taken_at or job.put_at
+    return "waiting", job.put_at
+
+
+def _outcome(job: Job, adapter: Adapter) -> tuple[str | None, str | None, str]:
+    """result, code and sentence; the sentence is still a key of the catalogues."""
+    if job.state in (JobState.BURIED, JobState.CANCELLED):
+        code = "out-of-tries" if job.state is JobState.BURIED else job.error or "cancelled"
+        return "failed", code, adapter.messages.get(code, _FAILED)
+    if job.state is not JobState.DONE or job.result is None:
+        return None, None, ""
+    result = _RESULTS.get(str(job.result.get("outcome")), "unknown")
+    code = str(job.result.get("code") or result)
+    return result, code, adapter.messages.get(code, _SENTENCES[result])
+
+
+def usual(recent_seconds: Sequence[float]) -> JsonObject | None:
+    """From the middle to the 80th percentile of the last runs; None with fewer than five."""
+    if len(recent_seconds) < 5:
+        return None
+    runs = sorted(recent_seconds)
+    return span((runs[len(runs) // 2], runs[len(runs) * 8 // 10]))
+
+
+# No I, L, O, U: a reference is read aloud.
+_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def _short(ticket_id: str) -> str:
+    bits = int(ticket_id[:5], 16)
+    return "".join(_LETTERS[bits >> shift & 31] for shift in (15, 10, 5, 0))
+
+
+# The operator's table
+
+
+def overview_body(
+    overview: Overview,
+    desk: Desk,
+    adapter: Adapter,
+    language: str,
+    now: float,
+    offset: int,
+    translate: Translate,
+) -> JsonObject:
+    public = overview.public
+    return {
+        "v": VERSION,
+        "rev": public.rev,
+        "now": int(now),
+        "line": line_part(public, desk, language)
+        | {
+            "reason_en": words(public.reason, "en"),
+            "reason_zh": words(public.reason, "zh"),
+            "places": public.places,
+            "announcement_en": words(public.announcement, "en"),
+            "announcement_zh": words(public.announcement, "zh"),
+        },
+        "kpi": {
+            "waiting": public.waiting,
+            "aside": overview.aside,
+            "serving": len(public.serving),
+            "places": public.places,
+            "wait_median": _seconds(overview.wait_median_seconds),
+            "wait_p90": _seconds(overview.wait_p90_seconds),
+            "served_recent": overview.served_recent,
+            "missed_recent": overview.missed_recent,
+            "jobs_held": overview.jobs_held,
+        },
+        "total": overview.total,
+        "offset": offset,
+        "rows": [row_part(row, desk, adapter, translate) for row in overview.rows],
+        "marshal": overview.marshal,
+    }
+
+
+def row_part(row: Row, desk: Desk, adapter: Adapter, translate: Translate) -> JsonObject:
+    spec = adapter.actions.get(row.service)
+    return {
+        "number": row.number,
+        "no": desk.number_text(row.number),
+        "name": row.name,
+        "service": row.service,
+        "service_title": translate(spec.title) if spec else row.service,
+        "state": row.state.value,
+        "position": row.position,
+        "joined_at": _seconds(row.joined_at),
+        "waited": _seconds(row.waited_seconds),
+        "heard": _seconds(row.heard_seconds_ago),
+        "left": _seconds(row.left_seconds),
+        "extends_used": row.extends_used,
+        "away": row.away,
+    }
