@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -287,6 +288,8 @@ class Page(Handler):
             "contact": desk.contact(language) if desk else "",
             "build": self.parts.build,
             "path": path,
+            "clock": _clock_time,
+            "still": "still" in self.request.query_arguments,  # reload no more by yourself
             **context,
         }
         self.set_header("Content-Type", "text/html; charset=UTF-8")
@@ -355,6 +358,11 @@ class ProblemPage(Page):
             raise NotFound("address-unknown")
         title = self.translated(problem.title)
         self.show("problem.html", status=200, title=title, detail=self.said(problem))
+
+
+def _clock_time(wall: float) -> str:
+    """`10:41`, as the clock at the desk shows it."""
+    return datetime.fromtimestamp(wall).strftime("%H:%M")
 
 
 def local_path(text: str, otherwise: str = "/") -> str:

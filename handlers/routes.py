@@ -92,7 +92,7 @@ class Building(Application):
             default_handler_args=anybody,
             static_path=str(parts.static_path),
             static_handler_class=Static,
-            static_handler_args=anybody,
+            static_handler_args={"parts": parts},  # Tornado adds the path to it
             cross_origin_protection=True,
             trusted_origins=[parts.public_url] if parts.public_url else [],
             https=parts.https,

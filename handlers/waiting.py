@@ -59,7 +59,6 @@ class QueuePages(Visit, Page):
                 # A new press is a new request; the same press sent twice is the same one.
                 "request_id": form.get("request_id") or secrets.token_urlsafe(12),
                 "rules": line.rules,
-                "still": "still" in self.request.query_arguments,
                 "error": None,
                 "cookies_off": False,
                 "lost": False,
