@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 REQUEST_SECONDS = 600  # a repeated request finds its first ticket this long
-CLAIM_SECONDS = 10  # a process that died over a join blocks its request no longer
+CLAIM_SECONDS = 5  # a process that died over a join blocks its request no longer
 TRIES = 30
 NEIGHBOURS = 10
 STAMP_SECONDS = 45  # a ticket is stamped anew when its stamp is older
