@@ -86,9 +86,14 @@ class Text(_Table):
 class Demo(_Table):
     """The simulated directory behind the adapter `demo`."""
 
-    latency_seconds: float = Field(
-        default=3.0, ge=0, description="how long a call takes on average"
-    )
+    shortest_seconds: float = Field(default=2.0, ge=0, description="a call takes this at least")
+    longest_seconds: float = Field(default=6.0, ge=0, description="and this at most")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.shortest_seconds > self.longest_seconds:
+            raise ValueError("shortest_seconds must not be longer than longest_seconds")
+        return self
 
 
 class Line(_Table):
@@ -101,11 +106,6 @@ class Line(_Table):
         default="A", pattern=r"^[A-Z]{1,2}$", description="letters before its numbers"
     )
     contact: Text = Field(default=Text(), description="whom to turn to when something went wrong")
-    opens_at: str = Field(
-        default="",
-        pattern=r"^([01]\d:[0-5]\d|2[0-3]:[0-5]\d)?$",
-        description="shown while closed: `08:30`",
-    )
     names: Literal["number", "masked", "full"] = Field(
         default="masked",
         description="what others see of a name: `number` (nothing), `masked` or `full`",
@@ -125,9 +125,15 @@ class Line(_Table):
     silent_aside_seconds: Seconds = Field(default=300, description="silent this long: set aside")
     aside_seconds: Seconds = Field(default=900, description="a number set aside is kept this long")
     undo_seconds: Seconds = Field(default=30, description="leaving can be undone this long")
+    suspect_seconds: Seconds = Field(
+        default=25, description="not heard for this long when called: the next is called as well"
+    )
+    call_patience_seconds: Seconds = Field(
+        default=10, description="a call unanswered this long no longer keeps the next waiting"
+    )
     freeze_seconds: Seconds | None = Field(
         default=None,
-        description="nobody is called this long after a loss; unset: the longest poll's time",
+        description="nobody is called this long after a loss; unset: as long as a poll may take",
     )
 
     adapter: Literal["demo"] = Field(default="demo", description="how the downstream is spoken to")

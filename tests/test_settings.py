@@ -82,7 +82,7 @@ def test_settings_cannot_be_changed_afterwards():
         ("[lines]", "at least one line is needed"),
         ("[lines.desk]\nplaces = 0", "lines.desk.places: "),
         ("[lines.desk]\nanswer_seconds = nan", "lines.desk.answer_seconds: "),
-        ("[lines.desk]\nopens_at = '25:00'", "lines.desk.opens_at: "),
+        ("[lines.desk]\nprefix = 'a1'", "lines.desk.prefix: "),
         ("[lines.desk]\naway_after_seconds = 301", "must not be longer than silent_aside_seconds"),
         ("[lines.a]\n[lines.b]", "lines.b.title is also the title of lines.a"),
         ("store = 'redis://x'", "a store is `memory:` or `memcached://host:port`"),
