@@ -37,11 +37,8 @@ from queue_backend.people.roster import (
 )
 from queue_backend.people.rules import Rules
 from queue_backend.people.standing import (
-    Answer,
-    Neighbour,
     Operator,
     Overview,
-    Poll,
     Public,
     Row,
     Standing,
@@ -58,8 +55,6 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 REQUEST_SECONDS = 600  # a repeated request finds its first ticket this long
 CLAIM_SECONDS = 5  # a process that died over a join blocks its request no longer
 TRIES = 30
-NEIGHBOURS = 10
-STAMP_SECONDS = 45  # a ticket is stamped anew when its stamp is older
 NAMES_KEPT = 50_000
 # Line time runs at most this far ahead of the marshal's last stamp: with no marshal, or after
 # a pause of the whole process, nobody's time runs out unseen.
@@ -379,7 +374,8 @@ class WaitingLine:
         """Raises Unavailable until the roster was read once."""
         now = self._clock.monotonic()
         if self._public is None or now - self._public_at >= 0.5:
-            self._public = self._made_public(self._known())
+            roster = self._known()
+            self._public = Public.of(roster, self._now(roster), self.rules)
             self._public_at = now
         return self._public
 
@@ -510,11 +506,14 @@ class WaitingLine:
             numbers = [n for n in numbers if str(n) == wanted or self._matches(n, wanted)]
         shown = numbers[max(0, offset) : max(0, offset) + limit]
         await self._learn(shown)
-        left = await self._store.remaining([f"{self._entry_key}{n}" for n in shown])
+        silences = await self.silences(shown)
         visits = [visit for visit in roster.visits if now - visit.at <= RECENT_SECONDS]
         waits = sorted(visit.waited for visit in visits if visit.served)
         return Overview(
-            rows=tuple(self._row(n, roster, now, left.get(f"{self._entry_key}{n}")) for n in shown),
+            rows=tuple(
+                Row.of(n, roster, self._told(n), silences[n], now, self._clock.wall())
+                for n in shown
+            ),
             total=len(numbers),
             public=self.public(),
             aside=roster.count_aside(),
@@ -786,11 +785,11 @@ class WaitingLine:
             return state
         stone = await self._ledger.tombstone(self.name, ticket.number)
         if stone is not None:
-            return self._ended(ticket, State(stone.state), stone.at, stone.reason)
+            return self._over(ticket, State(stone.state), stone.at, stone.reason)
         if ticket.number < roster.void_below:
-            return self._ended(ticket, State.VOID, None, "")
+            return self._over(ticket, State.VOID)
         if ticket.state.ended:
-            return self._ended(ticket, ticket.state, float(ticket.stamped_at), "")
+            return self._over(ticket, ticket.state, float(ticket.stamped_at))
         return (await self._enter(ticket)).state(ticket.number) or State.WAITING
 
     async def _enter(self, ticket: Ticket) -> Roster:
@@ -928,122 +927,30 @@ class WaitingLine:
     # What is told
 
     def _standing(self, ticket: Ticket, roster: Roster, state: State) -> Standing:
-        number = ticket.number
-        public = self.public()
-        now = self._now(roster)
-        seat = roster.seats.get(number)
         if not state.ended:
-            self._heard[number] = ticket
-            if number in roster.away:
-                self._back.add(number)
-        ahead = behind = 0
-        neighbours: tuple[Neighbour, ...] = ()
-        estimate = None
-        if state is State.WAITING:
-            rank = roster.order.rank(number)
-            ahead = len(public.seated) + rank
-            behind = public.waiting - rank - 1
-            neighbours = self._in_front(number, roster, public)
-            if public.pace is not None:
-                estimate = (ahead * public.pace[0], ahead * public.pace[1])
-        paper, grew = self._stamp(ticket, state, estimate, roster)
-        aside_until = roster.aside_until(number) if state is State.ASIDE else None
-        wall = self._clock.wall()
-        return Standing(
-            ticket=paper,
-            stamped=paper is not ticket,
-            state=state,
-            rev=roster.version,
-            ahead=ahead,
-            behind=behind,
-            estimate=estimate,
-            grew=grew,
-            neighbours=neighbours,
-            answer=self._answer(seat, now) if state is State.CALLED else None,
-            desk=self._answer(seat, now) if state is State.SERVING else None,
-            aside_left_seconds=None if aside_until is None else max(0.0, aside_until - now),
-            undo_left_seconds=(
-                roster.undo_left(number, now, self.rules) if state is State.LEFT else None
-            ),
-            place_in_seconds=_place_in(public) if state is State.READY else None,
-            keep_seconds=self.rules.silent_aside_seconds,
-            moved=roster.moved.get(number),
-            reason=seat.said if seat is not None else NOTHING_SAID,
-            ended_at=wall - (now - seat.since) if seat is not None and state.ended else None,
-            called_at=wall - (now - seat.since)
-            if seat is not None and state is State.CALLED
-            else None,
-            poll=_poll(state, ahead, estimate, public),
-            away=number in roster.away,
+            self._heard[ticket.number] = ticket
+            if ticket.number in roster.away:
+                self._back.add(ticket.number)
+        return Standing.of(
+            ticket,
+            state,
+            roster,
+            self.public(),
+            self._shown_name,
+            self._now(roster),
+            self._clock.wall(),
+            self.rules,
         )
 
-    def _ended(self, ticket: Ticket, state: State, at: float | None, reason: str) -> Standing:
-        """The standing of a ticket whose ending only the ledger knows."""
-        roster = self._known()
-        paper, _ = self._stamp(ticket, state, None, roster)
-        return Standing(
-            ticket=paper,
-            stamped=paper is not ticket,
-            state=state,
-            rev=roster.version,
-            ahead=0,
-            behind=0,
-            estimate=None,
-            grew=None,
-            neighbours=(),
-            answer=None,
-            desk=None,
-            aside_left_seconds=None,
-            undo_left_seconds=0.0 if state is State.LEFT else None,
-            place_in_seconds=None,
-            keep_seconds=0,
-            moved=None,
-            reason=Words(*json.loads(reason)) if reason else NOTHING_SAID,
-            ended_at=at,
-            called_at=None,
-            poll=_STOP,
-            away=False,
-        )
+    def _over(
+        self, ticket: Ticket, state: State, at: float | None = None, reason: str = ""
+    ) -> Standing:
+        words = Words(*json.loads(reason)) if reason else NOTHING_SAID
+        return Standing.ended(ticket, state, at, words, self._known().version, self._clock.wall())
 
-    def _stamp(
-        self,
-        ticket: Ticket,
-        state: State,
-        estimate: tuple[float, float] | None,
-        roster: Roster,
-    ) -> tuple[Ticket, str | None]:
-        """The paper, made anew when its stamp is old or says another state; and whether the
-        wait has grown past what its owner was promised, by a fifth and by a minute."""
-        wall = int(self._clock.wall())
-        promised_at = ticket.promised_at
-        grew = None
-        if estimate is not None:
-            by = wall + int(estimate[1])
-            if not promised_at:
-                promised_at = by
-            left = max(0, promised_at - wall)
-            if by > promised_at + 60 and estimate[1] > 1.2 * left:
-                grew = "paused" if roster.gate is Gate.PAUSED else "slow"
-        if (
-            wall - ticket.stamped_at < STAMP_SECONDS
-            and state is ticket.state
-            and promised_at == ticket.promised_at
-        ):
-            return ticket, grew
-        return replace(ticket, stamped_at=wall, state=state, promised_at=promised_at), grew
-
-    def _in_front(self, number: int, roster: Roster, public: Public) -> tuple[Neighbour, ...]:
-        """Up to ten: first those at the desk and called, then the nearest who wait."""
-        seated = public.seated[:4]
-        shown = [
-            Neighbour(each, self._shown_name(each), state, for_seconds)
-            for each, state, for_seconds, _ in seated
-        ]
-        shown += [
-            Neighbour(each, self._shown_name(each), State.WAITING, None)
-            for each in roster.order.before(number, NEIGHBOURS - len(seated))
-        ]
-        return tuple(shown)
+    def _told(self, number: int) -> tuple[str, str, float] | None:
+        entry = self._entries.get(number)
+        return (entry.name, entry.service, entry.joined_at) if entry else None
 
     def _shown_name(self, number: int) -> str:
         if self.rules.names == "number":
@@ -1055,77 +962,9 @@ class WaitingLine:
             return ""
         return entry.name if self.rules.names == "full" else masked(entry.name)
 
-    def _answer(self, seat: Seat | None, now: float) -> Answer | None:
-        if seat is None:
-            return None
-        called = seat.state is State.CALLED
-        rules = self.rules
-        return Answer(
-            left_seconds=max(0.0, seat.until - now),
-            total_seconds=seat.until - seat.since,
-            extend_seconds=rules.answer_extend_seconds if called else rules.desk_extend_seconds,
-            extends_left=max(0, rules.extends - seat.extends),
-        )
-
-    def _made_public(self, roster: Roster) -> Public:
-        now = self._now(roster)
-        seated = [
-            (number, state, max(0.0, now - seat.since), max(0.0, seat.until - now))
-            for state in (State.SERVING, State.READY, State.CALLED)
-            for number in roster.numbers(state)
-            for seat in [roster.seats[number]]
-        ]
-        waiting = len(roster.order)
-        state: str = roster.gate
-        if roster.gate is Gate.OPEN and waiting >= self.rules.max_waiting:
-            state = "full"
-        return Public(
-            rev=roster.version,
-            state=str(state),
-            reason=roster.said,
-            opens_at=roster.opens_at,
-            serving=tuple(roster.numbers(State.SERVING)),
-            called=tuple(roster.numbers(State.CALLED)),
-            ready=tuple(roster.numbers(State.READY)),
-            seated=tuple(seated),
-            waiting=waiting,
-            upcoming=tuple(roster.order.first(4)),
-            estimate=roster.estimate(len(seated) + waiting),
-            pace=roster.estimate(1),
-            frozen=roster.frozen,
-            places=roster.places,
-            announcement=roster.announcement,
-            announcement_id=roster.announcement_id,
-        )
-
-    def _row(self, number: int, roster: Roster, now: float, left: int | None) -> Row:
-        entry = self._entries.get(number)
-        seat = roster.seats.get(number)
-        state = roster.state(number) or State.EXPIRED
-        aside_until = roster.aside_until(number) if state is State.ASIDE else None
-        until = seat.until if seat is not None and seat.state in _TIMED else aside_until
-        wall = self._clock.wall()
-        return Row(
-            number=number,
-            name=entry.name if entry else "",
-            service=entry.service if entry else "",
-            state=state,
-            position=roster.order.rank(number) + 1 if state is State.WAITING else None,
-            joined_at=entry.joined_at if entry else None,
-            waited_seconds=max(0.0, wall - entry.joined_at) if entry else None,
-            heard_seconds_ago=(
-                None if left is None else max(0.0, float(self.rules.entry_seconds - left))
-            ),
-            left_seconds=None if until is None else max(0.0, until - now),
-            extends_used=seat.extends if seat else 0,
-            away=number in roster.away,
-        )
-
 
 _SEATED = frozenset({State.READY, State.SERVING})
-_TIMED = frozenset({State.CALLED, State.SERVING})
 _ENDED = tuple(state for state in State if state.ended)
-_STOP = Poll(0, 0, 0)
 
 
 def _applied(batch: list[Change], roster: Roster, now: float) -> tuple[Roster, list[object]]:
@@ -1148,34 +987,3 @@ def _had_ended(roster: Roster, number: int) -> bool:
 
 def _reason(seat: Seat) -> str:
     return json.dumps([seat.said.en, seat.said.zh], ensure_ascii=False) if seat.said else ""
-
-
-def _place_in(public: Public) -> float | None:
-    """A guess for somebody confirmed: what is left of a usual visit for the longest at the desk."""
-    if public.pace is None or not public.serving:
-        return None
-    longest = max(for_seconds for _, state, for_seconds, _ in public.seated if state in _SEATED)
-    return max(5.0, public.pace[0] * public.places - longest)
-
-
-def _poll(state: State, ahead: int, estimate: tuple[float, float] | None, public: Public) -> Poll:
-    """When to ask again: often near the front, seldom far back, where a quarter of the expected
-    wait lets everybody ask several times before their turn."""
-    if state.ended:
-        return _STOP
-    if state in (State.CALLED, State.READY, State.SERVING):
-        shown, hidden = 2.0, 10.0
-    elif state is State.ASIDE or public.state == "paused":
-        shown, hidden = 20.0, 30.0
-    elif ahead <= 3:
-        shown, hidden = 3.0, 15.0
-    elif ahead <= 10:
-        shown, hidden = 5.0, 20.0
-    elif ahead <= 50:
-        shown, hidden = 10.0, 25.0
-    else:
-        most = 60.0 if public.waiting > 50_000 else 30.0
-        quarter = estimate[0] / 4 if estimate else most
-        shown = min(most, max(20.0, quarter))
-        hidden = max(30.0, shown)
-    return Poll(shown, hidden, max(10.0, 2.5 * shown))
