@@ -47,7 +47,7 @@ RUN_TIMES_KEPT = 50
 
 # What every way out of the line has in common: nobody holds it, and its secrets are erased.
 # A buried job that is kicked therefore runs without them; its worker says so to the person.
-_PUT_DOWN: dict[str, object] = {"holder": None, "sealed": None, "step": "", "stop_asked": False}
+_PUT_DOWN: dict[str, object] = {"holder": None, "sealed": None, "stop_asked": False}
 
 
 class JobLine:
@@ -100,8 +100,9 @@ class JobLine:
 
         A key that is already live gives back the job that has it, with `created=False`: so a
         double click, a reload or a retry is one job. Smaller `pri` goes first, then the older.
-        A job not begun within `ttl_seconds` is cancelled. `args` is JSON; its part named
-        `sealed` is erased when the job ends. Raises LineFull at `depth` waiting jobs.
+        A job not begun within `ttl_seconds` is cancelled; one that may have been sent is not.
+        `args` is JSON; its part named `sealed` is erased when the job ends. Raises LineFull at
+        `depth` waiting jobs.
         """
         plain = {name: value for name, value in args.items() if name != "sealed"}
 
@@ -243,7 +244,7 @@ class JobLine:
             return None
         while (head := self._head(connection, now)) is not None:
             fails = head.fails + (head.holder is not None)
-            if head.expires is not None and head.expires <= now:
+            if head.expires is not None and head.expires <= now and head.step == "":
                 self._end(connection, head.id, JobState.CANCELLED, error="expired")
             elif fails >= self._tries:
                 self._bury(connection, head.id, fails=fails, error="lease-lapsed")
@@ -311,8 +312,9 @@ class JobLine:
             now = self._clock.wall()
             row = self._check_held(connection, lease)
             fails = row.fails + (error is not None)
+            step = "" if nothing_sent else row.step
             if fails >= self._tries:
-                return self._bury(connection, row.id, fails=fails, error=error)
+                return self._bury(connection, row.id, fails=fails, error=error, step=step)
             delay = delay_seconds
             if delay is None:
                 delay = 0 if error is None else self._backoff_seconds
@@ -323,7 +325,7 @@ class JobLine:
                 due=now + delay,
                 fails=fails,
                 error=error or row.error,
-                step="" if nothing_sent else row.step,
+                step=step,
             )
             return _job(self._row(connection, row.id), now)
 
@@ -432,7 +434,11 @@ class JobLine:
         def act(connection: Connection, gate: Row[Any]) -> int:
             now = self._clock.wall()
             expired = select(jobs.c.id).where(
-                self._mine, jobs.c.state == QUEUED, jobs.c.expires <= now, ~_is_leased(now)
+                self._mine,
+                jobs.c.state == QUEUED,
+                jobs.c.step == "",
+                jobs.c.expires <= now,
+                ~_is_leased(now),
             )
             for id in connection.execute(expired).scalars().all():
                 self._end(connection, id, JobState.CANCELLED, error="expired")
@@ -528,9 +534,8 @@ class JobLine:
 
     def _end(self, connection: Connection, id: int, state: JobState, **values: object) -> Job:
         now = self._clock.wall()
-        self._set(
-            connection, jobs.c.id == id, state=state, live=None, done_at=now, **_PUT_DOWN, **values
-        )
+        ended = {"state": state, "live": None, "done_at": now, "step": "", **_PUT_DOWN, **values}
+        self._set(connection, jobs.c.id == id, **ended)
         return _job(self._row(connection, id), now)
 
     def _bury(self, connection: Connection, id: int, **values: object) -> Job:
