@@ -208,6 +208,18 @@ async def test_a_dead_workers_job_is_ready_again_after_lease_and_grace(line, clo
     await line.ack(living, {})
 
 
+async def test_an_earlier_attempt_of_the_same_holder_counts_no_more(line, clock):
+    """A slot that was frozen past its lease finds that it has the job once more."""
+    await put(line)
+    first = await reserved(line, "anna")
+    clock.tick(LEASE + GRACE)
+    second = await reserved(line, "anna")
+    for stale in (line.ack(first, {}), line.release(first), line.touch(first)):
+        with pytest.raises(LeaseLost):
+            await stale
+    await line.ack(second, {})
+
+
 async def test_a_touched_lease_goes_on(line, clock):
     job = await put(line)
     lease = await reserved(line)
