@@ -317,6 +317,21 @@ async def test_a_cancelled_job_is_asked_to_stop_at_its_next_heartbeat(database, 
     assert ended.result is not None and ended.result["code"] == "cancelled"
 
 
+async def test_a_job_cancelled_under_a_worker_that_died_is_stopped_by_the_next(
+    line, worker_for, clock
+):
+    async def stoppable(_job, context):
+        return Outcome("rejected", "cancelled") if context.cancelled() else DONE
+
+    job = await put(line)
+    await reserved(line, "dead")
+    await line.cancel(job.id)
+    clock.tick(LEASE + GRACE)
+    await worker_for(ScriptedAdapter(stoppable)).turn_once(1)
+    ended = await line.peek(job.id)
+    assert ended.result is not None and ended.result["code"] == "cancelled"
+
+
 async def test_an_end_is_written_again_when_the_database_was_away(line, worker_for, monkeypatch):
     job = await put(line)
     ack, away = line.ack, [Unavailable("database-unavailable")]

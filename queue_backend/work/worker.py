@@ -183,7 +183,7 @@ class Worker:
             return
 
         maybe_sent = job.step != ""
-        call = _Call(lease, spec, secrets)
+        call = _Call(lease, spec, secrets, cancelled=job.stop_asked)
         heartbeat = asyncio.create_task(self._heartbeat(call))
         try:
             if maybe_sent and not spec.idempotent:
