@@ -251,12 +251,12 @@ async def test_a_step_is_written_down_before_the_call_begins(line, worker_for):
 
 async def test_a_long_call_keeps_its_lease_by_heartbeats(database, worker_for):
     clock = SystemClock()
-    line = open_line(database, clock, lease_seconds=0.3, grace_seconds=0.2, cap=1)
+    line = open_line(database, clock, lease_seconds=0.6, grace_seconds=0.6, cap=1)
     await put(line)
     await put(line)
 
     async def long(_job, _context):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.6)
         assert await line.reserve("other") is None
         return DONE
 
@@ -270,7 +270,7 @@ async def test_a_slow_call_is_checking_and_its_slot_stays_taken_until_it_is_back
     database, worker_for
 ):
     clock = SystemClock()
-    line = open_line(database, clock, lease_seconds=0.3, grace_seconds=0.2, cap=1)
+    line = open_line(database, clock, lease_seconds=0.6, grace_seconds=0.6, cap=1)
     back = asyncio.Event()
     asked_to_stop = []
 
@@ -283,7 +283,7 @@ async def test_a_slow_call_is_checking_and_its_slot_stays_taken_until_it_is_back
     worker = worker_for(adapter, slots=1, line=line, clock=clock)
     job, behind = await put(line), await put(line)
     turn = asyncio.create_task(worker.turn_once(1))
-    await asyncio.sleep(0.9)
+    await asyncio.sleep(1.6)
     seen = await line.peek(job.id)
     assert (seen.state, seen.step) == (JobState.RESERVED, "checking")
     assert [(view.slot, view.state, view.job) for view in worker.slots] == [(1, "slow", job.id)]
@@ -426,7 +426,7 @@ async def test_started_slots_carry_out_what_is_put(line, worker_for):
     assert [view.state for view in worker.slots] == ["idle", "idle"]
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 1 and not adapter.is_open
+    assert time.monotonic() - began < 5 and not adapter.is_open
 
 
 async def test_stopping_a_worker_that_never_started_is_harmless(worker_for):
