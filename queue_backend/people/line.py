@@ -19,12 +19,19 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from queue_backend.clock import Clock
-from queue_backend.errors import BadInput, NotFound, NowServingError, Unavailable, WrongState
+from queue_backend.errors import (
+    BadInput,
+    LineFull,
+    NotFound,
+    NowServingError,
+    Unavailable,
+    WrongState,
+)
 from queue_backend.ledger import AuditEntry, Ledger, Tombstone
 from queue_backend.people.roster import (
     NOTHING_SAID,
@@ -74,27 +81,12 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """What a ticket's own key holds, and the roster does not."""
+class _Join:
+    """Somebody who asks for a number; `claim` is the key under which a repeat finds it."""
 
-    id: str
+    claim: str
     name: str
     service: str
-    joined_at: int
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(
-            [self.id, self.name, self.service, self.joined_at], ensure_ascii=False
-        ).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "_Entry":
-        id_, name, service, joined_at = json.loads(data)
-        return cls(id_, name, service, joined_at)
-
-    @classmethod
-    def of(cls, ticket: Ticket) -> "_Entry":
-        return cls(ticket.id, ticket.name, ticket.service, ticket.joined_at)
 
 
 class WaitingLine:
@@ -136,14 +128,13 @@ class WaitingLine:
         self._base_at = 0.0
         self._public: Public | None = None
         self._public_at = 0.0
-        self._entries: dict[int, _Entry] = {}
+        self._tickets: dict[int, Ticket] = {}  # for names and services; bounded
         self._unnamed: set[int] = set()
         self._heard: dict[int, Ticket] = {}
         self._back: set[int] = set()
         self.changes: Together[Change, object] = Together(self._commit)
         self.beats: Together[Ticket, bool] = Together(self._renew, largest=4096)
-        self._claims: Together[str, bool] = Together(self._claim)
-        self._joined: Together[tuple[str, Ticket], None] = Together(self._enter_names)
+        self.joins: Together[_Join, Ticket | None] = Together(self._join)
         self._reloads: Together[None, Roster] = Together(self._reload)
 
     # Taking a number
@@ -160,103 +151,91 @@ class WaitingLine:
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             raise BadInput("request-id", "request_id")
         key = self._request_key + hashlib.sha256(request_id.encode()).hexdigest()[:32]
-        if not await self._claims.ask(key):
-            return await self._taken_before(key)
-        try:
-            number, ahead, estimate = await self._change(self._take)
-        except NowServingError:
-            await self._forget_claim(key)
-            raise
-        now = int(self._clock.wall())
-        ticket = Ticket(
-            line=self.name,
-            number=number,
-            id=self._new_id(),
-            name=person,
-            service=service,
-            joined_at=now,
-            joined_ahead=ahead,
-            stamped_at=now,
-            promised_at=now + int(estimate[1]) if estimate else 0,
+        ticket = await self.joins.ask(_Join(key, person, service))
+        return ticket or await self._taken_before(key)
+
+    async def _join(self, joins: list[_Join]) -> list[Ticket | None | Exception]:
+        """Numbers for all who ask at once; None for a request that was made before.
+
+        The `add` decides between processes who is first with a request. If this process dies
+        after it, the claim ends by itself; after the change, the number falls silent.
+        """
+        added = await self._store.add_many(
+            dict.fromkeys((join.claim for join in joins), JOINING), CLAIM_SECONDS
         )
-        self._keep(number, _Entry.of(ticket))
-        await self._joined.ask((key, ticket))
-        log.info("line %s: %s waiting", self.name, number)
-        return ticket
-
-    def _take(
-        self, roster: Roster, now: float
-    ) -> tuple[Roster, tuple[int, int, tuple[float, float] | None]]:
-        taken, number = roster.take(self.rules)
-        ahead = roster.seated_ahead() + len(roster.order)
-        return taken, (number, ahead, roster.estimate(ahead))
-
-    async def _claim(self, keys: list[str]) -> list[bool]:
-        """Who is first with a request. The `add` decides it between processes; a later one in
-        the same batch is a repeat."""
-        added = await self._store.add_many(dict.fromkeys(keys, JOINING), CLAIM_SECONDS)
-        first: list[bool] = []
-        for key in keys:
-            first.append(key in added)
-            added.discard(key)
-        return first
-
-    async def _forget_claim(self, key: str) -> None:
-        # Nothing was taken, so the same request may try again at once. If this fails as well,
-        # the claim ends by itself.
+        first = []
+        for join in joins:
+            if join.claim in added:
+                added.discard(join.claim)  # a later one in the same batch is a repeat
+                first.append(join)
+        if not first:
+            return [None] * len(joins)
         try:
-            await self._store.delete(key)
+            taken = await self._change(lambda roster, now: roster.take_many(len(first), self.rules))
+        except NowServingError:
+            await self._forget_claims([join.claim for join in first])
+            raise
+        wall = int(self._clock.wall())
+        tickets = {
+            join.claim: Ticket(
+                line=self.name,
+                number=taken.first + at,
+                id=self._new_id(),
+                name=join.name,
+                service=join.service,
+                joined_at=wall,
+                joined_ahead=taken.ahead + at,
+                stamped_at=wall,
+                promised_at=wall + int((taken.ahead + at) * taken.pace) if taken.pace else 0,
+            )
+            for at, join in enumerate(first[: taken.count])
+        }
+        await self._enter_names(tickets)
+        left_over = [join.claim for join in first[taken.count :]]
+        if left_over:
+            await self._forget_claims(left_over)
+        log.info("line %s: %d to %d waiting", self.name, taken.first, taken.first + taken.count - 1)
+        answers: list[Ticket | None | Exception] = []
+        for join in joins:
+            if join.claim in left_over:
+                answers.append(LineFull())
+            else:
+                answers.append(tickets.pop(join.claim, None))
+        return answers
+
+    async def _forget_claims(self, claims: list[str]) -> None:
+        # Nothing was taken, so the same request may try again at once. If this fails as well,
+        # the claims end by themselves.
+        try:
+            for claim in claims:
+                await self._store.delete(claim)
         except Unavailable as error:
-            log.warning("line %s: a claim is left to end by itself: %s", self.name, error)
+            log.warning("line %s: claims are left to end by themselves: %s", self.name, error)
 
     async def _taken_before(self, key: str) -> Ticket:
         """The ticket of the first request with this id, which may still be under way."""
         for _ in range(40):
             found = (await self._store.get_many([key])).get(key)
             if found is not None and found != JOINING:
-                number, id_, name, service, joined_at, ahead, promised_at = json.loads(found)
-                return Ticket(
-                    line=self.name,
-                    number=number,
-                    id=id_,
-                    name=name,
-                    service=service,
-                    joined_at=joined_at,
-                    joined_ahead=ahead,
-                    stamped_at=int(self._clock.wall()),
-                    promised_at=promised_at,
-                )
+                return _from_entry(self.name, found)
             await self._pause(0.05)
         raise Unavailable("join-pending", "an earlier request with this id has not ended")
 
-    async def _enter_names(self, joins: list[tuple[str, Ticket]]) -> list[None]:
-        """The tickets' own entries, and what a repeated request finds. Lost ones are made good:
-        an entry by the next heartbeat, a request by taking another number."""
-        entries = {
-            f"{self._entry_key}{ticket.number}": _Entry.of(ticket).to_bytes() for _, ticket in joins
-        }
-        requests = {
-            key: json.dumps(
-                [
-                    ticket.number,
-                    ticket.id,
-                    ticket.name,
-                    ticket.service,
-                    ticket.joined_at,
-                    ticket.joined_ahead,
-                    ticket.promised_at,
-                ],
-                ensure_ascii=False,
-            ).encode()
-            for key, ticket in joins
-        }
+    async def _enter_names(self, tickets: Mapping[str, Ticket]) -> None:
+        """The tickets' own entries, and under its claim what a repeated request finds. Lost
+        ones are made good: an entry by the next heartbeat, a claim by taking another number."""
+        entries = {claim: _entry(ticket) for claim, ticket in tickets.items()}
+        for ticket in tickets.values():
+            self._keep(ticket)
         try:
-            await self._store.add_many(entries, self.rules.entry_seconds)
-            await self._store.set_many(requests, REQUEST_SECONDS)
+            await self._store.add_many(
+                {f"{self._entry_key}{tickets[claim].number}": entries[claim] for claim in entries},
+                self.rules.entry_seconds,
+            )
+            await self._store.set_many(entries, REQUEST_SECONDS)
         except Unavailable as error:
             # The numbers are given and durable: that is what decides.
-            log.warning("line %s: %d entries follow later: %s", self.name, len(joins), error)
-        return [None] * len(joins)
+            log.warning("line %s: %d entries follow later: %s", self.name, len(tickets), error)
 
     # Standing in line
 
@@ -799,7 +778,7 @@ class WaitingLine:
                 None,
             )
         )
-        self._keep(ticket.number, _Entry.of(ticket))
+        self._keep(ticket)
         log.info("line %s: %s entered again as %s", self.name, ticket.number, ticket.state)
         return self._known()
 
@@ -896,33 +875,31 @@ class WaitingLine:
         """Heartbeats: a new TTL for each; an entry that was lost is made again."""
         keys = {f"{self._entry_key}{ticket.number}": ticket for ticket in tickets}
         there = await self._store.touch_many(list(keys), self.rules.entry_seconds)
-        lost = {
-            key: _Entry.of(ticket).to_bytes() for key, ticket in keys.items() if key not in there
-        }
+        lost = {key: _entry(ticket) for key, ticket in keys.items() if key not in there}
         if lost:
             await self._store.add_many(lost, self.rules.entry_seconds)
         return [True] * len(tickets)
 
-    def _keep(self, number: int, entry: _Entry) -> None:
-        if len(self._entries) >= NAMES_KEPT:
-            for oldest in list(self._entries)[: NAMES_KEPT // 10]:
-                del self._entries[oldest]
-        self._entries[number] = entry
+    def _keep(self, ticket: Ticket) -> None:
+        if len(self._tickets) >= NAMES_KEPT:
+            for oldest in list(self._tickets)[: NAMES_KEPT // 10]:
+                del self._tickets[oldest]
+        self._tickets[ticket.number] = ticket
 
     async def _learn(self, numbers: Collection[int]) -> None:
         """Names and services of `numbers`, from their entries."""
-        keys = {f"{self._entry_key}{n}": n for n in numbers if n not in self._entries}
+        keys = {f"{self._entry_key}{n}": n for n in numbers if n not in self._tickets}
         if not keys:
             return
         for key, data in (await self._store.get_many(list(keys))).items():
             try:
-                self._keep(keys[key], _Entry.from_bytes(data))
+                self._keep(_from_entry(self.name, data))
             except (ValueError, TypeError) as error:
                 log.warning("line %s: entry %s is unreadable: %s", self.name, keys[key], error)
 
     def _matches(self, number: int, wanted: str) -> bool:
-        entry = self._entries.get(number)
-        return entry is not None and wanted in entry.name.casefold()
+        ticket = self._tickets.get(number)
+        return ticket is not None and wanted in ticket.name.casefold()
 
     # What is told
 
@@ -949,18 +926,18 @@ class WaitingLine:
         return Standing.ended(ticket, state, at, words, self._known().version, self._clock.wall())
 
     def _told(self, number: int) -> tuple[str, str, float] | None:
-        entry = self._entries.get(number)
-        return (entry.name, entry.service, entry.joined_at) if entry else None
+        ticket = self._tickets.get(number)
+        return (ticket.name, ticket.service, ticket.joined_at) if ticket else None
 
     def _shown_name(self, number: int) -> str:
         if self.rules.names == "number":
             return ""
-        entry = self._entries.get(number)
-        if entry is None:
+        ticket = self._tickets.get(number)
+        if ticket is None:
             # Learned by the next round: a poll asks no store.
             self._unnamed.add(number)
             return ""
-        return entry.name if self.rules.names == "full" else masked(entry.name)
+        return ticket.name if self.rules.names == "full" else masked(ticket.name)
 
 
 _SEATED = frozenset({State.READY, State.SERVING})
@@ -978,6 +955,41 @@ def _applied(batch: list[Change], roster: Roster, now: float) -> tuple[Roster, l
         else:
             answers.append(answer)
     return roster, answers
+
+
+def _entry(ticket: Ticket) -> bytes:
+    """The ticket's own entry: what the roster does not hold."""
+    return _encode(
+        [
+            ticket.number,
+            ticket.id,
+            ticket.name,
+            ticket.service,
+            ticket.joined_at,
+            ticket.joined_ahead,
+            ticket.stamped_at,
+            ticket.promised_at,
+        ]
+    ).encode()
+
+
+def _from_entry(line: str, data: bytes) -> Ticket:
+    """Raises ValueError or TypeError for what `_entry` did not write."""
+    number, id_, name, service, joined_at, ahead, stamped_at, promised_at = json.loads(data)
+    return Ticket(
+        line=line,
+        number=number,
+        id=id_,
+        name=name,
+        service=service,
+        joined_at=joined_at,
+        joined_ahead=ahead,
+        stamped_at=stamped_at,
+        promised_at=promised_at,
+    )
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _had_ended(roster: Roster, number: int) -> bool:

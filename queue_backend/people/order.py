@@ -113,6 +113,10 @@ class Order:
         at = bisect_right([each for _, each in self.exceptions], anchor)
         return Order(self.regular, _inserted(self.exceptions, at, (number, anchor)))
 
+    def add_many(self, numbers: Collection[int]) -> "Order":
+        """In number order; none of them is in the order yet."""
+        return Order(self.regular.add_many(numbers), self.exceptions)
+
     def discard(self, number: int) -> "Order":
         if number in self.regular:
             return Order(self.regular.discard(number), self.exceptions)

@@ -102,6 +102,17 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Numbers `first` and following; the first of them has `ahead` in front, and each person
+    ahead adds up to `pace` seconds to the wait (0: still measuring)."""
+
+    first: int
+    count: int
+    ahead: int
+    pace: float
+
+
+@dataclass(frozen=True, slots=True)
 class Roster:
     generation: str
     version: int = 1
@@ -175,16 +186,31 @@ class Roster:
 
     # What people do
 
-    def take(self, rules: Rules) -> tuple["Roster", int]:
-        """The next number, waiting last. Raises LineClosed, LineFull."""
+    def take_many(self, count: int, rules: Rules) -> tuple["Roster", "Taken"]:
+        """The next numbers, waiting last; fewer than `count` when the line fills up.
+
+        Raises LineClosed, and LineFull when there is room for nobody.
+        """
         if self.gate is Gate.CLOSED:
             raise LineClosed("line-closed")
         if self.gate is Gate.DRAINING:
             raise LineClosed("line-draining")
-        if len(self.order) >= rules.max_waiting:
+        given = min(count, rules.max_waiting - len(self.order))
+        if given <= 0:
             raise LineFull()
-        number = self.next_number
-        return replace(self, next_number=number + 1, order=self.order.add(number)), number
+        first = self.next_number
+        numbers = range(first, first + given)
+        pace = self.estimate(1)
+        taken = Taken(
+            first=first,
+            count=given,
+            ahead=self.seated_ahead() + len(self.order),
+            pace=pace[1] if pace else 0,
+        )
+        return (
+            replace(self, next_number=first + given, order=self.order.add_many(numbers)),
+            taken,
+        )
 
     def enter(self, number: int, state: State, now: float, rules: Rules) -> "Roster":
         """A living ticket that a store lost comes back, at its own number.
