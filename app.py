@@ -74,7 +74,7 @@ try:
 except ImportError:  # an extra; asyncio's own loop does as well, a little slower
     uvloop = None  # type: ignore[assignment]
 
-log = logging.getLogger("now_serving")
+log = logging.getLogger("nowserving")
 
 HERE = Path(__file__).resolve().parent
 
@@ -206,7 +206,7 @@ def _most_visitors() -> int:
     return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else max(1, soft - OWN_DESCRIPTORS)
 
 
-class _OneLine(logging.Formatter):
+class OneLine(logging.Formatter):
     """A name that somebody typed may not begin a line of its own in the log."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -217,7 +217,7 @@ class _OneLine(logging.Formatter):
 def _begin_log(level: str) -> None:
     to_terminal = logging.StreamHandler()
     to_terminal.setFormatter(
-        _OneLine("%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+        OneLine("%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[to_terminal], force=True)
     # A line for each poll would hide all others.
@@ -750,6 +750,7 @@ def _desk(name: str, line: Line) -> Desk:
         prefix=line.prefix,
         contact_en=line.contact.en or line.contact.zh,
         contact_zh=line.contact.zh or line.contact.en,
+        opens_at=line.opens_at,
     )
 
 
@@ -771,7 +772,7 @@ def _counters(database: Database, lines: Iterable[WaitingLine]) -> dict[str, flo
         "heartbeats_total": sum(line.beats.asks for line in lines),
         "heartbeat_batches_total": sum(line.beats.batches for line in lines),
         "roster_changes_total": sum(line.changes.asks for line in lines),
-        "roster_writes_total": sum(line.changes.batches for line in lines),
+        "roster_batches_total": sum(line.changes.batches for line in lines),
         "database_acts_total": database.acts,
         "database_commits_total": database.commits,
     }
@@ -852,7 +853,7 @@ def _command_of_a_child(
 ) -> list[str]:
     command = [sys.executable, str(HERE / "app.py"), "serve"]
     for name, value in {"config": config, **options}.items():
-        if value is not None:
+        if value is not None and name != "port":
             command += [f"--{name}", str(value)]
     return command + ["--no-worker"] * no_worker
 

@@ -106,6 +106,11 @@ class Line(_Table):
         default="A", pattern=r"^[A-Z]{1,2}$", description="letters before its numbers"
     )
     contact: Text = Field(default=Text(), description="whom to turn to when something went wrong")
+    opens_at: str = Field(
+        default="",
+        pattern=r"^([01]\d:[0-5]\d|2[0-3]:[0-5]\d)?$",
+        description="shown while the line is closed, as `08:30`",
+    )
     names: Literal["number", "masked", "full"] = Field(
         default="masked",
         description="what others see of a name: `number` (nothing), `masked` or `full`",

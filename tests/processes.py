@@ -193,6 +193,7 @@ class Serving(Process):
         self.environment = dict(environment or {})
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._starts = 0
 
     @property
     def operator(self) -> str:
@@ -217,23 +218,38 @@ class Serving(Process):
 
     def launch(self) -> None:
         """Starts it without waiting; for starts that are meant to fail."""
+        self._starts += 1
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "now-serving.toml"
         config.write_text(self.settings)
+        self.spawn(
+            [sys.executable, str(ROOT / "app.py"), "serve"]
+            + ["--config", str(config), "--port", str(self.port), *self.options],
+            self.variables(),
+        )
+
+    def variables(self) -> dict[str, str]:
         # The variables of whoever runs the tests must not reach the server under test.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")
         }
         environment["NOWSERVING_DATA_DIRECTORY"] = str(self.directory / "data")
-        environment.update(self.environment)
-        self.spawn(
-            [sys.executable, str(ROOT / "app.py"), "serve"]
-            + ["--config", str(config), "--port", str(self.port), *self.options],
-            environment,
+        return environment | self.environment
+
+    def worker(self, name: str = "worker") -> "Process":
+        """An `app.py worker` apart, with the settings and the data of this server."""
+        process = Process(self.directory, name)
+        config = self.directory / "now-serving.toml"
+        process.spawn(
+            [sys.executable, str(ROOT / "app.py"), "worker", "--config", str(config)],
+            self.variables(),
         )
+        return process
 
     def _ready_or_dead(self) -> bool:
-        return not self.running or self.ready()
+        # Of several processes the first is ready before the last is there.
+        told = self.output.count("Ctrl-C closes it") == self._starts
+        return not self.running or (told and self.ready())
 
     def ready(self) -> bool:
         try:
