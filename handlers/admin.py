@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlencode
 
-from handlers.base import Api, Handler, Page, local_path
+from handlers.base import Api, Handler, Page, cookie_prefix, local_path
 from handlers.door import Door, Session
 from handlers.parts import Parts
 from handlers.problems import HttpRefusal, problem_of
@@ -137,7 +137,7 @@ class Staff(Handler):
 
     @property
     def _session_cookie(self) -> str:
-        return f"{self.cookie_prefix}operator"
+        return f"{cookie_prefix(self.parts)}operator"
 
     @property
     def operator(self) -> Operator:

@@ -17,12 +17,13 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import parse_cookie
+from tornado.httputil import HTTPHeaders, parse_cookie
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler, stream_request_body
 
 from downstream.adapter import Adapter
 from handlers.parts import Desk, Parts
 from handlers.problems import SENTENCES, HttpRefusal, Problem, problem_of
+from handlers.wire import to_json
 from queue_backend.errors import BadInput, BadTicket, NotFound, Refused, Unavailable
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.ticket import Ticket
@@ -33,23 +34,51 @@ log = logging.getLogger(__name__)
 LARGEST_BODY_BYTES = 65_536
 LARGEST_DROPPED_BODY_BYTES = 8 * 1024 * 1024
 
-_HEADERS: Mapping[str, str] = {
+# For every answer; what is only about documents that a browser shows stands further down.
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+PAGE_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
         "frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=()",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Robots-Tag": "noindex",
-    "Cache-Control": "no-store",
     "Vary": "Accept-Language, Cookie",
 }
 
-to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+class TicketPaper:
+    """How the signed ticket of one line travels: as a cookie, or as `Authorization: Ticket`."""
+
+    def __init__(self, parts: Parts, line_name: str) -> None:
+        self._name = f"{cookie_prefix(parts)}ticket_{line_name}"
+        secure = "; Secure" if parts.https else ""
+        age = parts.ticket_cookie_seconds
+        self._attributes = f"; HttpOnly; Max-Age={age}; Path=/; SameSite=Lax{secure}"
+
+    def shown(self, headers: HTTPHeaders, cookies: Mapping[str, str]) -> tuple[str, bool]:
+        """The token ("": none came), and whether it came in the header."""
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        if token and scheme.lower() == "ticket":
+            return token.strip(), True
+        return cookies.get(self._name, ""), False
+
+    def cookie(self, token: str) -> str:
+        return f'{self._name}="{token}"{self._attributes}'
+
+
+def cookie_prefix(parts: Parts) -> str:
+    # A browser takes a `__Host-` cookie only from us, never from a sibling host.
+    return "__Host-" if parts.https else ""
 
 
 class Handler(RequestHandler):
@@ -60,9 +89,11 @@ class Handler(RequestHandler):
     def initialize(self, parts: Parts) -> None:
         self.parts = parts
 
+    headers: Mapping[str, str] = HEADERS
+
     def set_default_headers(self) -> None:
         self.clear_header("Server")
-        for name, value in _HEADERS.items():
+        for name, value in self.headers.items():
             self.set_header(name, value)
         # Also called before `initialize`, so the settings are asked and not the parts.
         if self.settings.get("https"):
@@ -145,7 +176,7 @@ class Handler(RequestHandler):
 
         Raises BadTicket when there was one, but not one of this line.
         """
-        token = self._token_shown() or self.cookie(self._ticket_cookie(line))
+        token, _ = self._token_shown(line)
         return self.parts.signer.read(token, line.name) if token else None
 
     def ticket_held(self, line: WaitingLine) -> Ticket:
@@ -155,34 +186,19 @@ class Handler(RequestHandler):
         return ticket
 
     def hand_back(self, line: WaitingLine, ticket: Ticket) -> str:
-        """Signs `ticket` and gives it to the browser; returns the token for who sent one."""
+        """Signs `ticket` and returns the token; a browser is given it as its cookie, a program
+        that showed its token finds the new one in the body."""
         token = self.parts.signer.sign(ticket)
-        if not self.came_by_header:
-            self.set_cookie(
-                self._ticket_cookie(line),
-                token,
-                max_age=self.parts.ticket_cookie_seconds,
-                httponly=True,
-                samesite="Lax",
-                secure=self.parts.https,
-            )
+        if not self.came_by_header(line):
+            self.add_header("Set-Cookie", TicketPaper(self.parts, line.name).cookie(token))
         return token
 
-    @property
-    def came_by_header(self) -> bool:
-        return bool(self._token_shown())
+    def came_by_header(self, line: WaitingLine) -> bool:
+        return self._token_shown(line)[1]
 
-    def _token_shown(self) -> str:
-        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "ticket" else ""
-
-    def _ticket_cookie(self, line: WaitingLine) -> str:
-        return f"{self.cookie_prefix}ticket_{line.name}"
-
-    @property
-    def cookie_prefix(self) -> str:
-        # A browser takes a `__Host-` cookie only from us, never from a sibling host.
-        return "__Host-" if self.parts.https else ""
+    def _token_shown(self, line: WaitingLine) -> tuple[str, bool]:
+        cookies = parse_cookie(self.request.headers.get("Cookie", ""))
+        return TicketPaper(self.parts, line.name).shown(self.request.headers, cookies)
 
     # What went wrong
 
@@ -262,6 +278,8 @@ class Api(Handler):
 
 class Page(Handler):
     """Answers with a page in the person's language."""
+
+    headers = {**HEADERS, **PAGE_HEADERS}
 
     def prepare(self) -> None:
         if "lang" in self.request.query_arguments:

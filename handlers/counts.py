@@ -10,6 +10,7 @@ log = logging.getLogger("nowserving.access")
 
 class Counts:
     def __init__(self) -> None:
+        self.polls = 0  # on the fast lane
         self.answers: Counter[tuple[str, int]] = Counter()
 
     def answered(self, handler: RequestHandler) -> None:

@@ -6,7 +6,7 @@ to the server and not to a page stand in `server_options`.
 
 from typing import Any
 
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerRequest
 from tornado.routing import URLSpec
 from tornado.web import Application
 
@@ -14,6 +14,7 @@ from handlers import admin, base, desk, health, waiting, wall
 from handlers.base import LARGEST_BODY_BYTES, Nowhere, Static, TooLarge, WrongHost
 from handlers.counts import Counts
 from handlers.door import Door
+from handlers.lane import Entrance, FastLane
 from handlers.parts import Parts
 
 LINE = "([^/]+)"
@@ -44,6 +45,7 @@ class Building(Application):
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.counts = Counts()
+        self.lane = FastLane(parts, self.counts)
         door = Door(parts.operators, parts.session_keys, parts.clock, parts.session_seconds)
         anybody = {"parts": parts}
         staff = {"parts": parts, "door": door}
@@ -55,7 +57,7 @@ class Building(Application):
 
         super().__init__(
             [
-                # The poll stands first: it is asked a thousand times for each of the others.
+                # Most polls never get here: `lane.py` answers them.
                 URLSpec(f"{api}/ticket", waiting.PollApi, anybody),
                 URLSpec("/api/lines", wall.LinesApi, anybody),
                 URLSpec(api, wall.LineApi, anybody),
@@ -98,6 +100,12 @@ class Building(Application):
             https=parts.https,
             log_function=self.counts.answered,
         )
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        ordinary = super().start_request(server_conn, request_conn)
+        return Entrance(self.lane, request_conn, ordinary)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """What holds for every address is looked at before the address is."""

@@ -131,7 +131,7 @@ class TicketApi(Visit, Api):
         body = await self.body(line, standing)
         if standing is not None and standing.stamped:
             token = self.hand_back(line, standing.ticket)
-            if self.came_by_header:
+            if self.came_by_header(line):
                 body["token"] = token
         self.answer(body, status)
 

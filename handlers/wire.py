@@ -6,20 +6,26 @@ wrote comes in the person's language. Nothing here looks anything up or waits: i
 poll.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 from downstream.adapter import N_, Adapter
 from handlers.parts import Desk
 from queue_backend.people.roster import Words
-from queue_backend.people.standing import Answer, Neighbour, Overview, Public, Row, Standing
+from queue_backend.people.standing import Answer, Neighbour, Overview, Poll, Public, Row, Standing
 from queue_backend.people.ticket import State, Ticket
 from queue_backend.work.job import Job, JobState
 
 JsonObject = dict[str, object]
 Translate = Callable[[str], str]
 
+# Compact, and Chinese as it is.
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
 VERSION = 1
+NEIGHBOURS_KEPT = 20_000
+MOST_SHOWN = 20  # at the desk or called, on a page and on the wall
 
 # For whoever looks at the line without a number; who holds one is told by the line.
 LOOKING = {"in": 10, "hidden_in": 30, "stale_after": 30}
@@ -37,30 +43,65 @@ def poll_body(
     job: JsonObject | None = None,
 ) -> JsonObject:
     """The answer to a poll; without a number it tells what everybody may see."""
-    body: JsonObject = {
+    at_work = job is not None and job["step"] != "finished"
+    return {
         "v": VERSION,
         "rev": public.rev if standing is None else standing.rev,
         "now": int(now),
         "build": build,
         "line": line_part(public, desk, language),
-        "ticket": None,
-        "ahead": [],
+        "ticket": standing and ticket_part(standing, public, desk, language),
+        "ahead": [neighbour_part(each, desk) for each in standing.neighbours] if standing else [],
         "job": job,
         "notice": notice_part(public, language),
-        "poll": LOOKING,
+        "poll": AT_WORK if at_work else poll_part(standing.poll) if standing else LOOKING,
     }
-    if job is not None and job["step"] != "finished":
-        body["poll"] = AT_WORK
-    if standing is not None:
-        body["ticket"] = ticket_part(standing, public, desk, language)
-        body["ahead"] = [neighbour_part(each, desk) for each in standing.neighbours]
-        if body["poll"] is LOOKING:
-            body["poll"] = {
-                "in": standing.poll.in_seconds,
-                "hidden_in": standing.poll.hidden_in_seconds,
-                "stale_after": standing.poll.stale_after_seconds,
-            }
-    return body
+
+
+class PollText:
+    """The same body as `poll_body`, as JSON, put together from parts that many polls share.
+
+    What a line tells everybody is written once for each state of it, and each neighbour once
+    for all who stand behind: making and encoding them anew would be most of a poll's cost.
+    """
+
+    def __init__(self, desk: Desk, build: str) -> None:
+        self._desk = desk
+        self._begin = f'{{"v":{VERSION},"build":{to_json(build)},"rev":'
+        self._public: Public | None = None
+        self._shared: dict[str, str] = {}  # by language
+        self._seated: dict[int, tuple[str, str]] = {}  # number -> name, text
+        self._waiting: dict[int, tuple[str, str]] = {}
+
+    def of(self, standing: Standing, public: Public, language: str, now: float) -> str:
+        if public is not self._public:
+            self._public = public
+            self._shared.clear()
+            self._seated.clear()
+        shared = self._shared.get(language)
+        if shared is None:
+            line = to_json(line_part(public, self._desk, language))
+            notice = to_json(notice_part(public, language))
+            shared = self._shared[language] = f'"line":{line},"notice":{notice},"job":null'
+        ticket = to_json(ticket_part(standing, public, self._desk, language))
+        ahead = ",".join([self._neighbour(each) for each in standing.neighbours])
+        poll = to_json(poll_part(standing.poll))
+        return (
+            f'{self._begin}{standing.rev},"now":{int(now)},{shared},'
+            f'"ticket":{ticket},"ahead":[{ahead}],"poll":{poll}}}'
+        )
+
+    def _neighbour(self, neighbour: Neighbour) -> str:
+        # Who waits is told the same until their name is learned; who is at the desk or called is
+        # told with the seconds since, which count on when `public` is made anew.
+        known = self._waiting if neighbour.for_seconds is None else self._seated
+        name, text = known.get(neighbour.number, ("", ""))
+        if not text or name != neighbour.name:
+            if len(known) >= NEIGHBOURS_KEPT:
+                known.clear()
+            text = to_json(neighbour_part(neighbour, self._desk))
+            known[neighbour.number] = neighbour.name, text
+        return text
 
 
 def line_part(public: Public, desk: Desk, language: str) -> JsonObject:
@@ -71,8 +112,8 @@ def line_part(public: Public, desk: Desk, language: str) -> JsonObject:
         "opens_at": (public.opens_at or desk.opens_at or None)
         if public.state == "closed"
         else None,
-        "serving": [desk.number_text(number) for number in public.serving],
-        "called": [desk.number_text(number) for number in public.called],
+        "serving": [desk.number_text(number) for number in public.serving[:MOST_SHOWN]],
+        "called": [desk.number_text(number) for number in public.called[:MOST_SHOWN]],
         "waiting": public.waiting,
         "estimate": span(public.estimate),
         "frozen": public.frozen,
@@ -116,6 +157,14 @@ def ticket_part(standing: Standing, public: Public, desk: Desk, language: str) -
         }
         if state.ended
         else None,
+    }
+
+
+def poll_part(poll: Poll) -> JsonObject:
+    return {
+        "in": poll.in_seconds,
+        "hidden_in": poll.hidden_in_seconds,
+        "stale_after": poll.stale_after_seconds,
     }
 
 
