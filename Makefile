@@ -3,6 +3,7 @@
 # The first Python that is 3.11 or newer; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV_PACKAGE = $(shell $(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 # $(call packages,NAMES): from the system's packages, when we may; else say what to install.
@@ -38,8 +39,7 @@ bench: .venv/.installed-dev .browser-and-memcached  ## what a poll and a join co
 
 .venv/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo 'Now Serving needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call packages,$$($(PYTHON) -c \
-		'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call packages,$(VENV_PACKAGE))
 	@$(PYTHON) -m venv .venv
 
 .venv/.installed: requirements.txt | .venv/bin/python
