@@ -161,12 +161,11 @@ class Staff(Handler):
         """All that the admin view shows."""
         offset = self._query_number("offset", 0, 10_000_000)
         limit = self._query_number("limit", ROWS_A_PAGE, MOST_ROWS_A_PAGE)
-        overview = await line.overview(
-            offset=offset, limit=limit, search=self.get_query_argument("search", "")[:LONGEST_TEXT]
-        )
+        desk = self.desk(line)
+        search = desk.searched(self.get_query_argument("search", "")[:LONGEST_TEXT])
+        overview = await line.overview(offset=offset, limit=limit, search=search)
         stats = await self.jobs(line).stats()
         actions = await self.parts.ledger.recent_actions(line.name)
-        desk = self.desk(line)
         now = self.parts.clock.wall()
         body = overview_body(
             overview, desk, self.adapter(line), self.language, now, offset, self.translated

@@ -42,6 +42,11 @@ class Desk:
         """`A-042`: as called, printed and shown on the wall."""
         return f"{self.prefix}-{number:03d}"
 
+    def searched(self, text: str) -> str:
+        """What to look for: `a-042` and `42` are the number 42, all else is part of a name."""
+        bare = text.strip().upper().removeprefix(f"{self.prefix}-")
+        return str(int(bare)) if bare.isascii() and bare.isdigit() else text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:

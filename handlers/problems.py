@@ -152,6 +152,7 @@ SENTENCES: Mapping[str, str] = {
     "store-busy": N_("Too much happens at once. Please try again in a moment."),
     "join-pending": N_("Your number is still being made. Please try again in a moment."),
     "roster-unreadable": N_("The line cannot be read just now. Please try again in a moment."),
+    "store-too-large": N_("There is no more room just now. Please try again in a moment."),
     "unsupported": N_("This is not possible here."),
     "unexpected": N_("Something went wrong on our side. It has been written down."),
 }
