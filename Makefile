@@ -3,7 +3,7 @@
 # The first Python that is 3.11 or newer; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
-VENV_PACKAGE = $(shell $(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+VENV_PACKAGE = $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))
 PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 
 # $(call packages,NAMES): from the system's packages, when we may; else say what to install.

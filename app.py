@@ -158,7 +158,7 @@ def worker(config: Path | None, **options: Any) -> None:
 
 @main.command("hash-password")
 def hash_password() -> None:
-    """Ask for an operator's password and print what stands for it in the settings.
+    """Print what stands for a password in the settings.
 
     The password is asked for, never an argument: those can be read by others.
     """
@@ -373,9 +373,8 @@ class Doors(HTTPServer):
         # Only a proxy of ours may say who somebody is. `super()` reads this at once.
         peer = getattr(getattr(request_conn, "context", None), "remote_ip", "")
         self.xheaders = peer in (self.trusted_downstream or ())
-        return _Begun(
-            super().start_request(server_conn, request_conn), lambda: self._begins(server_conn)
-        )
+        delegate = super().start_request(server_conn, request_conn)
+        return _Begun(delegate, lambda: self._begins(server_conn), proxied=self.xheaders)
 
     def on_close(self, server_conn: object) -> None:
         self._connections_open -= 1
@@ -403,8 +402,11 @@ class Doors(HTTPServer):
 class _Begun(HTTPMessageDelegate):
     """Tells when a request has begun, and passes everything on."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, begun: Callable[[], None]) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, begun: Callable[[], None], proxied: bool
+    ) -> None:
         self._begun = begun
+        self._proxied = proxied
         self._headers_received = delegate.headers_received
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.finish = delegate.finish  # type: ignore[method-assign]
@@ -414,8 +416,9 @@ class _Begun(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self._begun()
-        # It would beat X-Forwarded-For, and a proxy that does not know it passes it on.
-        headers.pop("X-Real-Ip", None)
+        if self._proxied:
+            # It would beat X-Forwarded-For, and a proxy that does not know it passes it on.
+            headers.pop("X-Real-Ip", None)
         return self._headers_received(start_line, headers)
 
 
