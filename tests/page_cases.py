@@ -244,7 +244,7 @@ def _desk(translate: Translate) -> dict[str, Context]:
         } | changes
 
     wrong = {
-        "account": translate(FORM_MESSAGES["required"]),
+        "password": translate(FORM_MESSAGES["required"]),
         "new_password_again": translate(FORM_MESSAGES["passwords-differ"]),
     }
     return {
