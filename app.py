@@ -81,9 +81,10 @@ HERE = Path(__file__).resolve().parent
 ROUND_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 RESTART_SECONDS = 1.0
-# Together shorter than the 10 s that system managers grant before they kill.
+# System managers grant about 10 s before they kill.
+CLOSING_SECONDS = 10.0
 DOORS_CLOSING_SECONDS = 3.0
-WORKERS_CLOSING_SECONDS = 5.0
+WORKERS_CLOSING_SECONDS = 4.0
 MOST_DESCRIPTORS = 65_536
 # Files, the database, the store, pipes: what is not a visitor.
 OWN_DESCRIPTORS = 128
@@ -324,19 +325,29 @@ def _welcome(settings: Settings, port: int, password: str) -> None:
 # Ending
 
 
-def _closing() -> asyncio.Event:
+class Closing(asyncio.Event):
     """Set by the first SIGTERM or Ctrl-C; the second one ends the program where it stands."""
-    closing = asyncio.Event()
 
-    def asked(number: int) -> None:
-        if closing.is_set():
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._asked, number)
+
+    def _asked(self, number: int) -> None:
+        if self.is_set():
             os._exit(128 + number)
-        log.info("closing; a second signal ends it at once")
-        closing.set()
+        self.begin("a second signal ends it at once")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked, number)
-    return closing
+    def begin(self, why: str) -> None:
+        log.info("closing; %s", why)
+        self.set()
+        # Whatever hangs then must not keep a port, a lock or a place at the marshal's.
+        self._loop.call_later(CLOSING_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        log.error("not closed within %g s; ended where it stands", CLOSING_SECONDS)
+        os._exit(1)
 
 
 # The doors
@@ -638,7 +649,7 @@ async def serve_alone(
     operators: Mapping[str, str],
     password: str,
 ) -> None:
-    closing = _closing()
+    closing = Closing()
     async with contextlib.AsyncExitStack() as to_close:
         sockets = listen(settings.host, settings.port, shared=False)
         await _open(settings, keys, with_worker, operators, sockets, to_close)
@@ -651,13 +662,21 @@ async def serve_minded(
 ) -> None:
     """One of several web processes. Tells the one who minds it that its doors are open, and
     closes when that one has died."""
-    closing = _closing()
+    closing = Closing()
     async with contextlib.AsyncExitStack() as to_close:
         sockets = listen(settings.host, settings.port, shared=True)
         await _open(settings, keys, with_worker, settings.operators, sockets, to_close)
-        # Nothing is ever sent this way, so there is something to read only at the end.
-        asyncio.get_running_loop().add_reader(minder, closing.set)
-        minder.send(b".")
+        loop = asyncio.get_running_loop()
+
+        def minder_died() -> None:
+            # Nothing is ever sent this way: what there is to read is the end.
+            loop.remove_reader(minder)
+            if not closing.is_set():
+                closing.begin("the one who minds this has ended")
+
+        loop.add_reader(minder, minder_died)
+        with contextlib.suppress(OSError):  # it died meanwhile, which is read above
+            minder.send(b".")
         await closing.wait()
 
 
@@ -700,7 +719,7 @@ async def _open(
         *(every(ROUND_SECONDS, each.tick, f"marshal of {name}") for name, each in marshals.items()),
         every(FORGET_SECONDS, lambda: _forget(rooms, settings), "ledger"),
     ]
-    to_close.push_async_callback(_stopped, [asyncio.create_task(mover) for mover in movers])
+    to_close.push_async_callback(stopped, [asyncio.create_task(mover) for mover in movers])
 
     async def database_answers() -> str:
         await rooms.ledger.recall(next(iter(lines)))
@@ -762,10 +781,14 @@ async def _forget(rooms: Rooms, settings: Settings) -> None:
     await rooms.ledger.forget_before(rooms.clock.wall() - settings.ticket_life_seconds)
 
 
-async def _stopped(movers: Sequence["asyncio.Task[NoReturn]"]) -> None:
-    for mover in movers:
-        mover.cancel()
-    await asyncio.gather(*movers, return_exceptions=True)
+async def stopped(movers: Sequence["asyncio.Task[NoReturn]"]) -> None:
+    going = set(movers)
+    while going:
+        # Again and again: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes just
+        # as what it waits for ends, and a mover that lost it would make its rounds for ever.
+        for mover in going:
+            mover.cancel()
+        _, going = await asyncio.wait(going, timeout=0.2)
 
 
 def _counters(database: Database, lines: Iterable[WaitingLine]) -> dict[str, float]:
@@ -782,7 +805,7 @@ def _counters(database: Database, lines: Iterable[WaitingLine]) -> dict[str, flo
 
 
 async def work(settings: Settings) -> None:
-    closing = _closing()
+    closing = Closing()
     async with contextlib.AsyncExitStack() as to_close:
         rooms = Rooms(settings, to_close, with_worker=True)
         await rooms.start_workers(to_close)
@@ -865,7 +888,7 @@ async def mind(
     settings: Settings, command: Sequence[str], operators: Mapping[str, str], password: str
 ) -> None:
     """Starts the web processes, starts one again that ended, and ends them all."""
-    closing = _closing()
+    closing = Closing()
     # Without sharing, so that another program on the port is found out before any child.
     tried = listen(settings.host, settings.port, shared=False)
     port = int(tried[0].getsockname()[1])
@@ -888,7 +911,7 @@ async def mind(
                 return
         _welcome(settings, port, password)
         keeping = [asyncio.create_task(child.keep()) for child in children]
-        to_close.push_async_callback(_stopped, keeping)
+        to_close.push_async_callback(stopped, keeping)
         await closing.wait()
 
 

@@ -363,6 +363,16 @@ def test_processes_end_with_the_one_who_minds_them(serve, memcached):
     wait_until("the children to end", 10, lambda: not any(map(alive, children)))
 
 
+def test_a_process_whose_minder_died_while_it_opened_ends_too(serve, memcached):
+    server = several(serve, memcached)
+    first, _ = children_of(server)
+    os.kill(first, signal.SIGKILL)
+    wait_until("another child", 10, lambda: len({*children_of(server)} - {first}) == 2)
+    children = children_of(server)
+    server.kill()
+    wait_until("the children to end", 15, lambda: not any(map(alive, children)))
+
+
 def test_a_worker_apart_does_the_jobs(serve):
     server = serve("--no-worker", settings=SLOW_DOWNSTREAM)
     token = take(server)["token"]
@@ -408,6 +418,23 @@ async def test_a_round_that_fails_is_told_once_and_the_next_comes(caplog):
         "line desk: no answer; tried again each 0.001 s",
         "line desk: works again",
     ]
+
+
+async def test_a_mover_that_lost_its_cancellation_is_stopped_all_the_same():
+    """It went on for ever, and its process with it: one round in some thousand swallows it."""
+    swallowed = asyncio.Event()
+
+    async def act() -> None:
+        if not swallowed.is_set():
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed.set()
+
+    mover = asyncio.create_task(app.every(0.001, act, "line desk"))
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(app.stopped([mover]), 5)
+    assert swallowed.is_set()
 
 
 def test_nobody_begins_a_line_of_their_own_in_the_log():
