@@ -896,8 +896,13 @@ async def mind(
         each.close()
     # The hash and not the password; and not as an argument, which anybody could read.
     environment = {**os.environ, "NOWSERVING_OPERATORS": json.dumps(dict(operators))}
+    # One worker is enough: the cap holds over all of them, and the demo's directory lives in one.
     children = [
-        Child([*command, "--port", str(port)], environment, f"web process {number}")
+        Child(
+            [*command, "--port", str(port), *["--no-worker"] * (number > 1)],
+            environment,
+            f"web process {number}",
+        )
         for number in range(1, settings.processes + 1)
     ]
     async with contextlib.AsyncExitStack() as to_close:

@@ -21,9 +21,10 @@ class Rules:
     silent_aside_seconds: float = 300  # silent this long: set aside
     aside_seconds: float = 900  # the number is kept this long
     undo_seconds: float = 30
-    # Longest poll interval + request time-out + margin. After a loss nobody is called, and a
-    # missing entry is no sign of silence, before everybody had time to be heard.
-    freeze_seconds: float = 75
+    # Longest poll interval with its jitter (60 s + 20 %) + request time-out + margin. After a
+    # loss nobody is called, and a missing entry is no sign of silence, before everybody had
+    # time to be heard.
+    freeze_seconds: float = 85
     # Somebody not heard for this long when called does not use up the call: the next is called
     # in the same round. Longer than the longest interval told to the front (20 s, hidden tab).
     suspect_seconds: float = 25
