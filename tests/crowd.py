@@ -122,6 +122,7 @@ class Pace:
     at_the_desk: tuple[float, float] = (0.3, 0.8)
     # Those who vanish look in again this much later: when they must have been set aside.
     absent: float = 30
+    absent_when_called: float = 15
     undo_after: float = 1.0
 
 
@@ -228,7 +229,7 @@ class Visitor:
             await self._while_waiting()
         elif state == "called":
             if manner is Manner.VANISHES_WHEN_CALLED:
-                await self._be_absent()
+                await self._be_absent(self._pace.absent_when_called)
             elif manner is not Manner.STALLS:
                 await asyncio.sleep(self._chance.uniform(0.02, 0.2))
                 await self.confirm()
@@ -248,7 +249,7 @@ class Visitor:
             return
         match self.manner:
             case Manner.VANISHES | Manner.RETURNS:
-                await self._be_absent()
+                await self._be_absent(self._pace.absent)
             case Manner.LEAVES:
                 await self.leave()
             case Manner.UNDOES:
@@ -257,9 +258,9 @@ class Visitor:
                     if await self.undo():
                         self.manner = Manner.ORDERLY
 
-    async def _be_absent(self) -> None:
+    async def _be_absent(self, seconds: float) -> None:
         self._wire.close()
-        await asyncio.sleep(self._pace.absent)
+        await asyncio.sleep(seconds)
 
     async def _say(
         self,
