@@ -224,7 +224,7 @@
       if (answer.status === 401) return location.reload();
       const news = await answer.json();
       if (answer.ok) {
-        const piece = /** @type {any} */ (form.closest("[popover]"));
+        const piece = /** @type {any} */ (form.closest("[popover]") ?? form.querySelector(":popover-open"));
         for (const field of /** @type {any} */ (form.elements)) if ("defaultValue" in field && field.type !== "hidden" && !piece) field.defaultValue = field.value;
         if (piece) { form.reset(); piece.hidePopover(); }
         asking?.abort();
