@@ -190,15 +190,19 @@ class Handler(RequestHandler):
         that showed its token finds the new one in the body."""
         token = self.parts.signer.sign(ticket)
         if not self.came_by_header(line):
-            self.add_header("Set-Cookie", TicketPaper(self.parts, line.name).cookie(token))
+            self.add_header("Set-Cookie", self.paper(line).cookie(token))
         return token
+
+    def paper(self, line: WaitingLine) -> TicketPaper:
+        paper: TicketPaper = self.settings["papers"][line.name]
+        return paper
 
     def came_by_header(self, line: WaitingLine) -> bool:
         return self._token_shown(line)[1]
 
     def _token_shown(self, line: WaitingLine) -> tuple[str, bool]:
         cookies = parse_cookie(self.request.headers.get("Cookie", ""))
-        return TicketPaper(self.parts, line.name).shown(self.request.headers, cookies)
+        return self.paper(line).shown(self.request.headers, cookies)
 
     # What went wrong
 
@@ -251,9 +255,12 @@ class Api(Handler):
     """Answers in JSON, and with problem documents."""
 
     def answer(self, body: Mapping[str, object], status: int = 200) -> None:
+        self.answer_text(to_json(body), status)
+
+    def answer_text(self, json_text: str, status: int = 200) -> None:
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(to_json(body))
+        self.finish(json_text)
 
     def tell(self, problem: Problem, error: BaseException | None) -> None:
         document: dict[str, object] = {

@@ -9,7 +9,7 @@ that does not read, one that this process does not know, a visit that is over, a
 What must change with this: `PollApi` in `waiting.py`, which answers the same address.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 
 from tornado.httputil import (
@@ -26,7 +26,7 @@ from tornado.httputil import (
 from handlers.base import HEADERS, TicketPaper
 from handlers.counts import Counts
 from handlers.parts import Parts
-from handlers.wire import PollText
+from handlers.wire import PollText, with_token
 from queue_backend.errors import NowServingError
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.standing import Standing
@@ -38,15 +38,17 @@ _OK = ResponseStartLine("HTTP/1.1", 200, "OK")
 class FastLane:
     """Answers plain polls of all lines."""
 
-    def __init__(self, parts: Parts, counts: Counts) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        papers: Mapping[str, TicketPaper],
+        texts: Mapping[str, PollText],
+        counts: Counts,
+    ) -> None:
         self._parts = parts
         self._counts = counts
         self._lines = {
-            f"/api/lines/{name}/ticket": (
-                line,
-                TicketPaper(parts, name),
-                PollText(parts.desks[name], parts.build),
-            )
+            f"/api/lines/{name}/ticket": (line, papers[name], texts[name])
             for name, line in parts.lines.items()
         }
 
@@ -88,7 +90,7 @@ class FastLane:
         if standing.stamped:
             token = self._parts.signer.sign(standing.ticket)
             if by_header:
-                text = f'{text[:-1]},"token":"{token}"}}'
+                text = with_token(text, token)
             else:
                 told["Set-Cookie"] = paper.cookie(token)
         body = text.encode()

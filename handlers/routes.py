@@ -11,11 +11,12 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 
 from handlers import admin, base, desk, health, waiting, wall
-from handlers.base import LARGEST_BODY_BYTES, Nowhere, Static, TooLarge, WrongHost
+from handlers.base import LARGEST_BODY_BYTES, Nowhere, Static, TicketPaper, TooLarge, WrongHost
 from handlers.counts import Counts
 from handlers.door import Door
 from handlers.lane import Entrance, FastLane
 from handlers.parts import Parts
+from handlers.wire import PollText
 
 LINE = "([^/]+)"
 NUMBER = "([^/]+)"
@@ -45,7 +46,10 @@ class Building(Application):
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.counts = Counts()
-        self.lane = FastLane(parts, self.counts)
+        # Made once for each line: what a ticket looks like outside, and what many answers share.
+        papers = {name: TicketPaper(parts, name) for name in parts.lines}
+        texts = {name: PollText(desk, parts.build) for name, desk in parts.desks.items()}
+        self.lane = FastLane(parts, papers, texts, self.counts)
         door = Door(parts.operators, parts.session_keys, parts.clock, parts.session_seconds)
         anybody = {"parts": parts}
         staff = {"parts": parts, "door": door}
@@ -98,6 +102,8 @@ class Building(Application):
             cross_origin_protection=True,
             trusted_origins=[parts.public_url] if parts.public_url else [],
             https=parts.https,
+            papers=papers,
+            texts=texts,
             log_function=self.counts.answered,
         )
 

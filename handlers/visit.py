@@ -8,7 +8,7 @@ Kept out: how it is answered (`waiting.py`, `desk.py`), and every decision.
 from collections.abc import Awaitable, Callable, Mapping
 
 from handlers.base import Handler
-from handlers.wire import JsonObject, job_part, poll_body
+from handlers.wire import JsonObject, PollText, job_part, poll_body, to_json
 from queue_backend.errors import BadTicket, NotFound
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.standing import Standing
@@ -43,6 +43,13 @@ class Visit(Handler):
             self.parts.build,
             job,
         )
+
+    async def body_text(self, line: WaitingLine, standing: Standing | None) -> str:
+        """The same as JSON; put together from shared parts for those who stand in line."""
+        if standing is None or standing.state.ended:
+            return to_json(await self.body(line, standing))
+        texts: PollText = self.settings["texts"][line.name]
+        return texts.of(standing, line.public(), self.language, self.parts.clock.wall())
 
     async def take(
         self, line: WaitingLine, name: object, service: object, request_id: object

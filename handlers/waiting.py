@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from handlers.base import Api, Page
 from handlers.problems import problem_of
 from handlers.visit import Visit
+from handlers.wire import with_token
 from queue_backend.errors import (
     BadInput,
     BadTicket,
@@ -128,12 +129,12 @@ class TicketApi(Visit, Api):
     async def answer_visit(
         self, line: WaitingLine, standing: Standing | None, status: int = 200
     ) -> None:
-        body = await self.body(line, standing)
+        token = ""
         if standing is not None and standing.stamped:
             token = self.hand_back(line, standing.ticket)
-            if self.came_by_header(line):
-                body["token"] = token
-        self.answer(body, status)
+        text = await self.body_text(line, standing)
+        by_header = token and self.came_by_header(line)
+        self.answer_text(with_token(text, token) if by_header else text, status)
 
 
 class PollApi(TicketApi):
@@ -154,9 +155,9 @@ class TakeApi(TicketApi):
         standing, new = await self.take(
             line, sent.get("name", ""), sent.get("service", ""), sent.get("request_id", "")
         )
-        body = await self.body(line, standing)
-        body["token"] = self.hand_back(line, standing.ticket)
-        self.answer(body, 201 if new else 200)
+        token = self.hand_back(line, standing.ticket)
+        text = await self.body_text(line, standing)
+        self.answer_text(with_token(text, token), 201 if new else 200)
 
 
 class VerbApi(TicketApi):

@@ -104,6 +104,11 @@ class PollText:
         return text
 
 
+def with_token(poll_text: str, token: str) -> str:
+    """The same JSON object with its ticket's token; a token needs no escapes."""
+    return f'{poll_text[:-1]},"token":"{token}"}}'
+
+
 def line_part(public: Public, desk: Desk, language: str) -> JsonObject:
     return {
         "name": desk.name,
