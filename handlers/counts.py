@@ -10,7 +10,8 @@ log = logging.getLogger("nowserving.access")
 
 class Counts:
     def __init__(self) -> None:
-        self.polls = 0  # on the fast lane
+        self.polls = 0  # these two on the fast lane
+        self.joins = 0
         self.answers: Counter[tuple[str, int]] = Counter()
 
     def answered(self, handler: RequestHandler) -> None:

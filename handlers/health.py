@@ -100,6 +100,7 @@ class MetricsPage(Api):
         for (handler, status), count in self.counts.answers.items():
             answers.add_metric([handler, str(status)], count)
         answers.add_metric(["FastLane", "200"], self.counts.polls)
+        answers.add_metric(["FastLane", "201"], self.counts.joins)
         yield answers
         for name, value in self.parts.counters().items():
             yield GaugeMetricFamily(f"nowserving_{name}", name.replace("_", " "), value)

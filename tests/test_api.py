@@ -340,6 +340,38 @@ async def test_the_fast_lane_says_what_the_ordinary_way_says(room, state):
     )
 
 
+async def test_a_join_on_the_fast_lane_is_one_on_the_ordinary_way(room):
+    said = {"name": "张伟", "service": "unlock", "request_id": secrets.token_hex(8)}
+    browser, program = room.browser(), room.browser()
+    fast = await program.send("/api/lines/desk/tickets", said)
+    ordinary = await browser.send("/api/lines/desk/tickets", said, **{"Sec-Fetch-Site": "none"})
+    assert room.application.counts.joins == 1
+    assert room.application.counts.answers["TakeApi", 201] == 1
+    assert fast.json == ordinary.json
+    assert set(fast.headers) == set(ordinary.headers)
+    assert program.cookies == browser.cookies
+    again = await program.send("/api/lines/desk/tickets", said)
+    assert (again.status, again.json["ticket"]) == (200, fast.json["ticket"])
+
+
+async def test_who_hangs_up_during_a_join_finds_the_number_again(room):
+    said = {"name": "Li", "service": "unlock", "request_id": secrets.token_hex(8)}
+    body = json.dumps(said).encode()
+    host, port = room.address.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /api/lines/desk/tickets HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    await writer.drain()
+    writer.close()
+    await asyncio.sleep(0.1)
+    assert (await room.browser().send("/api/lines/desk/tickets", said)).json["ticket"][
+        "number"
+    ] == 1
+    assert room.line.public().waiting == 1
+
+
 async def test_a_poll_asks_no_store_and_no_database(room, monkeypatch):
     visitor = room.browser()
     await visitor.take()
@@ -382,7 +414,7 @@ def _seconds_an_answer(room, ticket) -> float:
     for _ in range(20):
         began = time.perf_counter()
         for _ in range(50):
-            assert room.application.lane.answer(line, headers) is not None
+            assert room.application.lane.poll(line, headers) is not None
         best = min(best, (time.perf_counter() - began) / 50)
     return best
 
@@ -456,7 +488,7 @@ async def test_the_figures_are_there_for_prometheus(tmp_path, clock):
             'nowserving_people{line="desk",state="serving"} 0.0',
             'nowserving_jobs{line="desk",state="ready"} 1.0',
             'nowserving_slots{line="desk"} 2.0',
-            'nowserving_answers_total{handler="TakeApi",status="201"} 2.0',
+            'nowserving_answers_total{handler="FastLane",status="201"} 2.0',
             "nowserving_heartbeats_sent_together 7.0",
         ):
             assert line in text
