@@ -33,6 +33,7 @@ from queue_backend.errors import (
     WrongState,
 )
 from queue_backend.ledger import AuditEntry, Ledger, Tombstone
+from queue_backend.people.names import Names
 from queue_backend.people.roster import (
     NOTHING_SAID,
     Gate,
@@ -51,7 +52,7 @@ from queue_backend.people.standing import (
     Standing,
 )
 from queue_backend.people.store import Found, Store
-from queue_backend.people.ticket import State, Ticket, clean_name, masked
+from queue_backend.people.ticket import State, Ticket, clean_name
 from queue_backend.people.together import Together
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,6 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 REQUEST_SECONDS = 600  # a repeated request finds its first ticket this long
 CLAIM_SECONDS = 5  # a process that died over a join blocks its request no longer
 TRIES = 30
-NAMES_KEPT = 50_000
 # Line time runs at most this far ahead of the marshal's last stamp: with no marshal, or after
 # a pause of the whole process, nobody's time runs out unseen.
 UNSTAMPED_SECONDS = 3.0
@@ -128,8 +128,7 @@ class WaitingLine:
         self._base_at = 0.0
         self._public: Public | None = None
         self._public_at = 0.0
-        self._tickets: dict[int, Ticket] = {}  # for names and services; bounded
-        self._unnamed: set[int] = set()
+        self._names = Names(rules.names)
         self._heard: dict[int, Ticket] = {}
         self._back: set[int] = set()
         self.changes: Together[Change, object] = Together(self._commit)
@@ -226,7 +225,7 @@ class WaitingLine:
         ones are made good: an entry by the next heartbeat, a claim by taking another number."""
         entries = {claim: _entry(ticket) for claim, ticket in tickets.items()}
         for ticket in tickets.values():
-            self._keep(ticket)
+            self._names.keep(ticket)
         try:
             await self._store.add_many(
                 {f"{self._entry_key}{tickets[claim].number}": entries[claim] for claim in entries},
@@ -490,7 +489,7 @@ class WaitingLine:
         waits = sorted(visit.waited for visit in visits if visit.served)
         return Overview(
             rows=tuple(
-                Row.of(n, roster, self._told(n), silences[n], now, self._clock.wall())
+                Row.of(n, roster, self._names.ticket(n), silences[n], now, self._clock.wall())
                 for n in shown
             ),
             total=len(numbers),
@@ -521,9 +520,7 @@ class WaitingLine:
             await self._change(
                 lambda roster, now: (roster.sweep(now, self.rules, heard=back), None)
             )
-        if self._unnamed:
-            unnamed, self._unnamed = self._unnamed, set()
-            await self._learn(sorted(unnamed))
+        await self._learn(sorted(self._names.asked_for()))
 
     async def ready(self) -> None:
         """Returns when the store answers; raises Unavailable."""
@@ -778,7 +775,7 @@ class WaitingLine:
                 None,
             )
         )
-        self._keep(ticket)
+        self._names.keep(ticket)
         log.info("line %s: %s entered again as %s", self.name, ticket.number, ticket.state)
         return self._known()
 
@@ -880,25 +877,19 @@ class WaitingLine:
             await self._store.add_many(lost, self.rules.entry_seconds)
         return [True] * len(tickets)
 
-    def _keep(self, ticket: Ticket) -> None:
-        if len(self._tickets) >= NAMES_KEPT:
-            for oldest in list(self._tickets)[: NAMES_KEPT // 10]:
-                del self._tickets[oldest]
-        self._tickets[ticket.number] = ticket
-
     async def _learn(self, numbers: Collection[int]) -> None:
         """Names and services of `numbers`, from their entries."""
-        keys = {f"{self._entry_key}{n}": n for n in numbers if n not in self._tickets}
+        keys = {f"{self._entry_key}{n}": n for n in numbers if not self._names.ticket(n)}
         if not keys:
             return
         for key, data in (await self._store.get_many(list(keys))).items():
             try:
-                self._keep(_from_entry(self.name, data))
+                self._names.keep(_from_entry(self.name, data))
             except (ValueError, TypeError) as error:
                 log.warning("line %s: entry %s is unreadable: %s", self.name, keys[key], error)
 
     def _matches(self, number: int, wanted: str) -> bool:
-        ticket = self._tickets.get(number)
+        ticket = self._names.ticket(number)
         return ticket is not None and wanted in ticket.name.casefold()
 
     # What is told
@@ -913,7 +904,7 @@ class WaitingLine:
             state,
             roster,
             self.public(),
-            self._shown_name,
+            self._names.shown,
             self._now(roster),
             self._clock.wall(),
             self.rules,
@@ -924,20 +915,6 @@ class WaitingLine:
     ) -> Standing:
         words = Words(*json.loads(reason)) if reason else NOTHING_SAID
         return Standing.ended(ticket, state, at, words, self._known().version, self._clock.wall())
-
-    def _told(self, number: int) -> tuple[str, str, float] | None:
-        ticket = self._tickets.get(number)
-        return (ticket.name, ticket.service, ticket.joined_at) if ticket else None
-
-    def _shown_name(self, number: int) -> str:
-        if self.rules.names == "number":
-            return ""
-        ticket = self._tickets.get(number)
-        if ticket is None:
-            # Learned by the next round: a poll asks no store.
-            self._unnamed.add(number)
-            return ""
-        return ticket.name if self.rules.names == "full" else masked(ticket.name)
 
 
 _SEATED = frozenset({State.READY, State.SERVING})

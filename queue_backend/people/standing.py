@@ -3,12 +3,15 @@
 Plain values for the pages to translate, each read off one version of the roster, so what they
 say fits together. `now` is line time, `wall` is seconds since 1970.
 
+What is made anew for each poll is a named tuple: a frozen dataclass of 25 fields costs as much
+as all that is computed for it.
+
 Kept out: where the roster comes from (`line.py`), and every word that people read.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from queue_backend.people.roster import NOTHING_SAID, Gate, Moved, Roster, Seat, Words
 from queue_backend.people.rules import Rules
@@ -19,8 +22,7 @@ SEATED_SHOWN = 4
 STAMP_SECONDS = 45  # a ticket is stamped anew when its stamp is older
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """Somebody in front. `name` is as others may see it, and empty while unknown."""
 
     number: int
@@ -29,8 +31,7 @@ class Neighbour:
     for_seconds: float | None  # in this state; None for those who wait
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A time that runs: to answer a call, or at the desk."""
 
     left_seconds: float
@@ -49,8 +50,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
+class Poll(NamedTuple):
     """When to ask again; 0: not by itself."""
 
     in_seconds: float
@@ -109,8 +109,7 @@ class Public:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """One ticket at one version of the roster. `ticket` is the paper to hand out; it was
     stamped anew when `stamped`."""
 
@@ -242,13 +241,12 @@ class Row:
         cls,
         number: int,
         roster: Roster,
-        entry: tuple[str, str, float] | None,
+        ticket: Ticket | None,
         heard_seconds_ago: float | None,
         now: float,
         wall: float,
     ) -> Self:
-        """`entry`: name, service and wall time of joining; None while it is not known."""
-        name, service, joined_at = entry or ("", "", None)
+        """`ticket` as it was taken, for what the roster does not hold; None while unknown."""
         seat = roster.seats.get(number)
         state = roster.state(number) or State.EXPIRED
         until = roster.aside_until(number) if state is State.ASIDE else None
@@ -256,12 +254,12 @@ class Row:
             until = seat.until
         return cls(
             number=number,
-            name=name,
-            service=service,
+            name=ticket.name if ticket else "",
+            service=ticket.service if ticket else "",
             state=state,
             position=roster.order.rank(number) + 1 if state is State.WAITING else None,
-            joined_at=joined_at,
-            waited_seconds=None if joined_at is None else max(0.0, wall - joined_at),
+            joined_at=ticket.joined_at if ticket else None,
+            waited_seconds=max(0.0, wall - ticket.joined_at) if ticket else None,
             heard_seconds_ago=heard_seconds_ago,
             left_seconds=None if until is None else max(0.0, until - now),
             extends_used=seat.extends if seat else 0,

@@ -1,0 +1,52 @@
+"""Whose numbers those are: what this process remembers of tickets besides their places.
+
+Names are in each ticket's own entry and not in the roster; a poll asks no store, so what is
+asked for here and not known is told as empty, noted, and learned by the next round.
+
+Kept out: reading entries (`line.py`). What is remembered may be forgotten at any time.
+"""
+
+from queue_backend.people.ticket import Ticket, masked
+
+KEPT = 50_000
+
+
+class Names:
+    """`shown` is the rule for what others see: "number", "masked" or "full"."""
+
+    def __init__(self, shown: str) -> None:
+        self._rule = shown
+        self._tickets: dict[int, Ticket] = {}
+        self._shown: dict[int, str] = {}
+        self._missing: set[int] = set()
+
+    def keep(self, ticket: Ticket) -> None:
+        if len(self._tickets) >= KEPT:
+            for oldest in list(self._tickets)[: KEPT // 10]:
+                del self._tickets[oldest]
+                self._shown.pop(oldest, None)
+        self._tickets[ticket.number] = ticket
+
+    def ticket(self, number: int) -> Ticket | None:
+        """As it was taken: name, service, when it joined. None while unknown."""
+        return self._tickets.get(number)
+
+    def shown(self, number: int) -> str:
+        """As others may see the name; empty while unknown."""
+        known = self._shown.get(number)
+        if known is not None:
+            return known
+        if self._rule == "number":
+            return ""
+        ticket = self._tickets.get(number)
+        if ticket is None:
+            self._missing.add(number)
+            return ""
+        name = ticket.name if self._rule == "full" else masked(ticket.name)
+        self._shown[number] = name
+        return name
+
+    def asked_for(self) -> set[int]:
+        """The numbers asked for and not known since the last time this was asked."""
+        asked, self._missing = self._missing, set()
+        return asked
