@@ -141,8 +141,8 @@
     const here = new Map([...rows.children].map((tr) => [Number(tr.dataset.number), tr]));
     const keep = new Set(wanted.map((each) => each.number));
     for (const [number, tr] of here) if (!keep.has(number)) tr.remove();
-    // Where moving would take a row out for a moment, nothing moves under a finger or an open piece.
-    const still = !rows.moveBefore && (pressing || rows.querySelector(":popover-open"));
+    // Where moving would take a row out for a moment, nothing moves under a finger.
+    const still = !rows.moveBefore && pressing;
     let next = rows.firstElementChild;
     for (const each of wanted) {
       const tr = here.get(each.number) ?? made("row", each);
@@ -170,8 +170,7 @@
   /** @param {HTMLElement} tr @param {any} each @param {number} waiting */
   function paintRow(tr, each, waiting) {
     const cell = (/** @type {string} */ name) => /** @type {HTMLElement} */ (tr.querySelector(`[data-cell=${name}]`));
-    // Buttons belong to a state; an open piece stays, and the line refuses what came too late.
-    if (tr.dataset.state !== each.state && !tr.querySelector(":popover-open")) {
+    if (tr.dataset.state !== each.state) {
       const acts = /** @type {HTMLElement} */ (tr.querySelector(".acts-cell"));
       const focus = acts.contains(document.activeElement);
       acts.replaceChildren(made(/** @type {any} */ (main.querySelector(`[data-actions="${each.state}"]`)), each));
@@ -180,7 +179,7 @@
     }
     const shown = each.away && each.state === "waiting" ? "away" : each.state;
     say(cell("position"), each.position ?? "–");
-    for (const name of tr.querySelectorAll("[data-cell=name]")) say(name, each.name);
+    say(cell("name"), each.name);
     say(cell("no"), each.no);
     say(cell("service_title"), each.service_title);
     say(cell("state"), rows.dataset[shown] ?? shown);
@@ -224,7 +223,7 @@
       if (answer.status === 401) return location.reload();
       const news = await answer.json();
       if (answer.ok) {
-        const piece = /** @type {any} */ (form.closest("[popover]") ?? form.querySelector(":popover-open"));
+        const piece = /** @type {any} */ (form.closest("[popover]"));
         for (const field of /** @type {any} */ (form.elements)) if ("defaultValue" in field && field.type !== "hidden" && !piece) field.defaultValue = field.value;
         if (piece) { form.reset(); piece.hidePopover(); }
         asking?.abort();
@@ -242,6 +241,25 @@
       delete form.dataset.sending;
       ask();
     }
+  });
+
+  // What needs words is one piece for all rows: it remembers the ticket and the state that were
+  // seen when it opened, whatever the table does meanwhile.
+  rows.addEventListener("click", (/** @type {Event} */ event) => {
+    if (!(/** @type {HTMLElement} */ (event.target).closest("[data-more]"))) return;
+    const tr = /** @type {HTMLElement} */ (/** @type {HTMLElement} */ (event.target).closest("tr"));
+    const more = byId("more"), form = more.querySelector("form");
+    const no = tr.querySelector("[data-cell=no]")?.textContent ?? "";
+    form.reset();
+    form.elements.seen.value = tr.dataset.state;
+    say(byId("h-more"), `${no} ${tr.querySelector("[data-cell=name]")?.textContent}`);
+    for (const el of more.querySelectorAll("[data-for]")) el.hidden = !el.dataset.for.split(" ").includes(tr.dataset.state);
+    for (const el of more.querySelectorAll("[data-verb]")) {
+      say(el, el.dataset.label.replace("{no}", no));
+      el.formAction = `${new URL(form.action).pathname}/tickets/${tr.dataset.number}/${el.dataset.verb}`;
+    }
+    more.showPopover();
+    more.querySelector("input:not([type=hidden])").focus();
   });
 
   byId("freeze").addEventListener("click", () => {

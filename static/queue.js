@@ -422,8 +422,9 @@
     link.classList.toggle("good", state === "live" && !unsent);
     say(link.querySelector("b"), text ?? "");
     say(link.querySelector("span"), keep && /reconnecting|offline/.test(state) ? put(main.dataset.keep, timeOfDay(keep), "{t}") : "");
-    const age_ = byId("age");
-    if (age_) say(age_, holding ? age_.dataset.held : age < 2 ? age_.dataset.now : put(age_.dataset.one, age));
+    const told = byId("age");
+    told.closest("p").hidden = !asks;
+    say(told, holding ? told.dataset.held : age < 2 ? told.dataset.now : put(told.dataset.one, age));
     const shown = (state === "reconnecting" || state === "offline" ? "(…) " : "") + title;
     if (document.title !== shown) document.title = shown;
   }

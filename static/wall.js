@@ -13,14 +13,11 @@
 
   /** @param {string} id @returns {any} */
   function byId(id) { return document.getElementById(id); }
-  /** @param {string | undefined} text @param {number} n @param {string} [mark] */
-  const put = (text, n, mark = "{n}") => (text ?? "").replace(mark, String(n));
   /** @param {{lo: number, hi: number} | null} eta */
-  const minutes = (eta) => {
-    if (!eta) return words.unmeasured ?? "";
+  const span = (eta) => {
+    if (!eta) return "–";
     const lo = Math.max(1, Math.ceil(eta.lo / 60)), hi = Math.ceil(eta.hi / 60);
-    if (eta.hi < 60) return words.minute ?? "";
-    return lo >= hi ? put(words.minutes, hi) : put(put(words.range, lo, "{lo}"), hi, "{hi}");
+    return eta.hi < 60 ? "< 1" : lo < hi ? `${lo}–${hi}` : String(hi);
   };
 
   async function ask() {
@@ -54,7 +51,7 @@
     en.textContent = notice?.text_en ?? "";
     zh.textContent = notice?.text_zh ?? "";
     byId("waiting").textContent = line.waiting;
-    byId("estimate").textContent = minutes(line.estimate);
+    byId("estimate").textContent = span(line.estimate);
     document.title = document.title.replace(/^(\D*?) [^·]* ·/, `$1 ${line.serving.join(", ") || "–"} ·`);
   }
 

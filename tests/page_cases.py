@@ -405,6 +405,8 @@ def _admin(zh: bool, translate: Translate) -> dict[str, Context]:
     many = [row(each, "waiting", position=each) for each in range(1, 101)]
     paused = {"state": "paused", "reason_en": "The directory is being serviced"}
     stopped = {"ready": 9, "reserved": 0, "delayed": 1, "buried": 2, "cap": 2}
+    for each in rows + many:
+        each["service_title"] = translate(each["service_title"])
     cases: Mapping[str, Context] = {
         "busy": {"overview": overview(rows)},
         "empty": {"overview": overview([], actions=[], workers=[], marshal="")},
