@@ -14,7 +14,15 @@ from downstream.sealed import purpose
 from handlers.problems import problem_of, sentence_of
 from handlers.visit import Visit, job_key
 from handlers.waiting import QueuePages, TicketApi
-from queue_backend.errors import BadInput, BadTicket, LineClosed, NotFound, WrongState
+from queue_backend.errors import (
+    BadInput,
+    BadTicket,
+    LineClosed,
+    LineFull,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.standing import Standing
 from queue_backend.people.ticket import State, Ticket
@@ -56,7 +64,11 @@ class AtTheDesk(Visit):
         # We put the job in line before we mark the ticket served. If this process dies between
         # the two, the person is still at the desk, and sending the form again finds the job
         # under its key. The other way round, somebody would be served and nothing done.
-        await self.jobs(line).put(spec.name, args, key=key)
+        try:
+            await self.jobs(line).put(spec.name, args, key=key)
+        except LineFull as full:
+            # It is the work that has no room, not the people: who is at the desk stays there.
+            raise Unavailable("store-busy", str(full), full.retry_after_seconds) from full
         return await line.finish(ticket)
 
     async def try_again(self, line: WaitingLine, ticket: Ticket) -> Standing:

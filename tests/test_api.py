@@ -295,6 +295,16 @@ async def test_a_job_says_how_many_are_ahead_and_how_long_it_usually_takes(room,
     assert job["usual"] == {"lo": 12, "hi": 14}
 
 
+async def test_with_too_many_jobs_waiting_one_stays_at_the_desk(room, monkeypatch):
+    visitor = room.browser()
+    await visitor.reach_the_desk()
+    monkeypatch.setattr(room.jobs, "_depth", 0)
+    full = await visitor.submit(account="knolan")
+    assert (full.status, full.json["code"]) == (503, "store-busy")
+    assert int(full.headers["Retry-After"]) >= 1
+    assert (await visitor.ticket())["state"] == "serving"
+
+
 async def test_texts_come_in_the_language_that_was_asked_for(room):
     operator = await room.operator()
     said = {"reason_en": "Back at noon", "reason_zh": "中午恢复"}
