@@ -149,7 +149,8 @@ class TicketSigner:
             raise BadTicket("ticket-forged")
         raw = token.encode("ascii")
         try:
-            if get_signature_key_version(raw) not in self._keys:
+            key_version = get_signature_key_version(raw)
+            if key_version is not None and key_version not in self._keys:
                 raise BadTicket("ticket-expired")
             text = decode_signed_value(
                 self._keys,
@@ -188,6 +189,8 @@ def _purpose(line: str) -> str:
 # Letters, marks, numbers, punctuation, symbols and the plain space; no control, bidi or
 # zero-width characters (categories C*), no other spaces, and no angle brackets.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters, marks and symbols by category, but drawn as nothing: fillers, joiner, blank.
+_REFUSED_CHARACTERS = frozenset("<>\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _SPACES = re.compile(r" +")
 
 
@@ -202,14 +205,14 @@ def clean_name(text: object) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadInput("name-characters", "name") from error
-    name = unicodedata.normalize("NFC", text).strip(" ")
+    name = unicodedata.normalize("NFC", text).strip(" \u3000")
     if not name:
         raise BadInput("name-empty", "name")
     if len(name) > NAME_CHARACTERS:
         raise BadInput("name-long", "name")
     for character in name:
         category = unicodedata.category(character)
-        if category in _REFUSED_CATEGORIES or character in "<>":
+        if category in _REFUSED_CATEGORIES or character in _REFUSED_CHARACTERS:
             raise BadInput("name-characters", "name")
         if category == "Zs" and character not in " \u3000":
             raise BadInput("name-characters", "name")
