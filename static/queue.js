@@ -154,6 +154,7 @@
     }
     main.replaceWith(document.adoptNode(next));
     main = next;
+    if (before.ticket && before.ticket.no !== JSON.parse(byId("body").textContent).ticket?.no) typed.clear();
     for (const field of /** @type {any[]} */ (all("input, textarea"))) {
       if (!typed.has(field.name) || field.type === "hidden" || field.type === "password") continue;
       if (field.type === "radio") field.checked = field.value === typed.get(field.name);
