@@ -37,7 +37,6 @@ from handlers.wire import PollText, with_token
 from queue_backend.errors import NowServingError
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.standing import Standing
-from queue_backend.people.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class FastLane:
             return None
         try:
             ticket = self._parts.signer.read(token, counter.line.name)
-            standing = _at_once(counter.line, ticket)
+            standing = counter.line.standing_known(ticket)
             if standing is None or standing.state.ended:
                 return None
             text = self._text(counter, standing, headers, cookies)
@@ -191,22 +190,6 @@ def _told(start_line: ResponseStartLine, headers: HTTPHeaders, text: str) -> Tol
 @lru_cache(4)
 def _date(second: int) -> str:
     return format_timestamp(second)
-
-
-def _at_once(line: WaitingLine, ticket: Ticket) -> Standing | None:
-    """Where `ticket` stands, if that is known here; None if a store would have to be asked.
-
-    `stand` waits for nothing then, so its first step is its last. Closing it where it would
-    wait takes nothing back that matters: the ordinary way asks again.
-    """
-    asking = line.stand(ticket)
-    try:
-        asking.send(None)
-    except StopIteration as done:
-        standing: Standing = done.value
-        return standing
-    asking.close()
-    return None
 
 
 class Entrance(HTTPMessageDelegate):

@@ -238,23 +238,34 @@ class WaitingLine:
 
     # Standing in line
 
-    async def stand(self, ticket: Ticket) -> Standing:
-        """Where `ticket` stands; asking is the heartbeat. A store is asked only when this
-        process does not know the number. Raises Unavailable then, if it does not answer."""
+    def standing_known(self, ticket: Ticket) -> Standing | None:
+        """Where `ticket` stands, by the roster held here; asking is the heartbeat.
+
+        None when a store must be asked: this process does not know the number, or the line is
+        being put back in order and the ticket says more than the roster.
+        """
         roster = self._roster
-        if roster is None:
-            roster = await self._reloads.ask(None)
-        state = roster.state(ticket.number)
-        if state is None:
-            found = await self._find(ticket)
-            if isinstance(found, Standing):
-                return found
-            roster, state = self._known(), found
-        elif roster.frozen and ticket.state in _SEATED and state is State.WAITING:
+        state = roster.state(ticket.number) if roster is not None else None
+        if roster is None or state is None:
+            return None
+        if roster.frozen and ticket.state in _SEATED and state is State.WAITING:
+            return None
+        return self._standing(ticket, roster, state)
+
+    async def stand(self, ticket: Ticket) -> Standing:
+        """As `standing_known`, and a store is asked only when that knows nothing. Raises
+        Unavailable then, if it does not answer."""
+        known = self.standing_known(ticket)
+        if known is not None:
+            return known
+        found = await self._find(ticket)
+        if isinstance(found, Standing):
+            return found
+        roster = self._known()
+        if roster.frozen and ticket.state in _SEATED and found is State.WAITING:
             # A delayed older request had entered somebody as waiting who was at the desk.
             roster = await self._enter(ticket)
-            state = roster.state(ticket.number) or state
-        return self._standing(ticket, roster, state)
+        return self._standing(ticket, roster, roster.state(ticket.number) or found)
 
     async def confirm(self, ticket: Ticket) -> Standing:
         """I'm here. Again is no error: whoever is already ready or serving stays so."""
