@@ -107,7 +107,7 @@ class Browser:
         """What the pages complained of since this was last asked, without what was expected."""
         lines = [
             entry["message"]
-            for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+            for entry in self.driver.get_log("browser")
             if entry["level"] in ("SEVERE", "WARNING")
         ]
         expected, self._expected = self._expected, []

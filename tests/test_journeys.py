@@ -140,7 +140,7 @@ def sign_in(operator: Person, server: Serving) -> None:
 def test_the_third_moves_up_when_the_second_never_answers(serve: Serve, somebody: Somebody):
     """Three people, two places. The second misses the call, comes back, and is next."""
     server = serve(
-        settings=room(places=2, call_ahead=0, answer_seconds=14, call_patience_seconds=60)
+        settings=room(places=2, call_ahead=0, answer_seconds=11, call_patience_seconds=60)
     )
     karen, wei, sara = somebody(server), somebody(server, lang="zh-CN"), somebody(server)
     assert take(karen, "Karen Nolan") == "A-001"
@@ -368,9 +368,9 @@ def test_changing_a_password_keeps_it_to_itself(
     person.sees("done")
     person.reads("Your password was changed. Use the new one from now on.", "Reference:")
     seen = [person.path, person.source, person.script("return JSON.stringify(localStorage)")]
-    person.back()
-    person.waits_for("a page", lambda: person.state != "")
-    seen += [person.path, person.source]
+    for _ in range(int(person.script("return history.length")) - 1):
+        person.back()
+        seen += [person.path, person.source]
     assert not [place for place in seen if old in place or new in place]
     assert old not in server.log and new not in server.log
 
@@ -410,13 +410,18 @@ def test_a_form_without_a_turn_leads_back_to_the_queue_page(
 def test_a_stopped_server_is_said_and_the_place_is_there_again(
     serve: Serve, chromium: Browser, somebody: Somebody
 ):
-    """The page keeps what it knew and says that it is not live; so does the wall, dimmed."""
+    """The page keeps what it knew and says that it is not live; so does the wall, dimmed.
+
+    The wall shows numbers and no names.
+    """
     server = serve(settings=room(**ONE_BY_ONE))
     Program(server, "At The Desk").go_to_the_desk()
     person, wall = somebody(server), somebody(server)
-    take(person, "Karen Nolan")
     wall.go("/lines/desk/wall")
-    wall.reads("A-001", "A-002")
+    take(person, "Karen Nolan")
+    Program(server, "张伟")
+    wall.reads("A-001", "A-002", "A-003", "Being served", "正在办理", "Live", "实时")
+    assert not any(name in wall.source for name in ("At The", "Karen", "Nolan", "张"))
 
     chromium.expect("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET")
     server.stop()
@@ -465,23 +470,14 @@ def test_people_ahead_become_fewer_and_the_countdown_is_the_servers(
     sara.sees("called")
     assert sara.title.startswith("(!) Your turn · A-003")
     for _ in range(3):
-        shown, told = sara.read("[data-left=answer]"), ask_as(sara)["ticket"]["answer"]["left_in"]
-        minutes, seconds = map(int, shown.split(":"))
-        assert abs(minutes * 60 + seconds - told) <= 1, f"{shown} shown, {told} s at the server"
+        # Both clocks run while we ask; so the server's is asked before and after.
+        before = ask_as(sara)["ticket"]["answer"]["left_in"]
+        minutes, seconds = map(int, sara.read("[data-left=answer]").split(":"))
+        after = ask_as(sara)["ticket"]["answer"]["left_in"]
+        # The server says whole seconds that are left, the page counts the last one down as 1.
+        assert after - 1 <= minutes * 60 + seconds <= before + 2
         time.sleep(0.7)
     sara.press("I need more time")
     sara.reads("Extended. You can ask 9 more times.")
     for person in (karen, sara):
         assert person.script("return window.neverReloaded") is True
-
-
-def test_the_wall_shows_numbers_and_no_names(serve: Serve, somebody: Somebody):
-    server = serve(settings=room(places=1, call_ahead=1))
-    Program(server, "At The Desk").go_to_the_desk()
-    for name in ("Karen Nolan", "张伟", "Sara Duarte"):
-        Program(server, name)
-    wall = somebody(server).go("/lines/desk/wall")
-    wall.reads("A-001", "A-002", "A-003", "A-004", "Being served", "正在办理", "Please answer")
-    assert not any(name in wall.source for name in ("Nolan", "Karen", "张", "Sara", "At The"))
-    Program(server, "Lena Fischer")
-    wall.reads("A-005")
