@@ -294,9 +294,9 @@ class Roster:
 
     def retry(self, number: int, now: float, rules: Rules) -> "Roster":
         """Back to the desk without a new number, because what was left there was rejected."""
-        seat = self.seats.get(number)
-        if seat is not None and seat.state is not State.DONE:
-            raise WrongState("not-done", seat.state)
+        state = self.state(number)
+        if state not in (State.DONE, None):
+            raise WrongState("not-done", state or "")
         if self.gate is Gate.CLOSED:
             raise LineClosed("line-closed")
         return self._with(number, Seat(State.READY, now, now))._promote(now, rules)
