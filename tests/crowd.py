@@ -258,8 +258,12 @@ class Visitor:
                     if await self.undo():
                         self.manner = Manner.ORDERLY
 
-    async def _be_absent(self, seconds: float) -> None:
+    def go_away(self) -> None:
+        """The browser is closed; the ticket stays in it."""
         self._wire.close()
+
+    async def _be_absent(self, seconds: float) -> None:
+        self.go_away()
         await asyncio.sleep(seconds)
 
     async def _say(
@@ -342,11 +346,14 @@ class Crowd:
         # Closed streams say so to their loop in its next round.
         await asyncio.sleep(0)
 
+    def stranger(self, who: str, manner: Manner = Manner.ORDERLY) -> Visitor:
+        """Somebody who does nothing of their own accord."""
+        chance = random.Random(self._chance.random())
+        return Visitor(who, manner, Wire(self.url), self.history, self.pace, chance)
+
     def send(self, manner: Manner = Manner.ORDERLY, delay: float = 0) -> Visitor:
         """One more visitor, who comes in `delay` seconds."""
-        who = f"v{len(self.visitors) + 1}"
-        chance = random.Random(self._chance.random())
-        visitor = Visitor(who, manner, Wire(self.url), self.history, self.pace, chance)
+        visitor = self.stranger(f"v{len(self.visitors) + 1}", manner)
         self.visitors.append(visitor)
 
         async def come() -> None:

@@ -20,7 +20,7 @@ LONGEST_SECONDS = 120  # some 60 on two quiet cores
 SETTINGS = """
 [lines.desk]
 places = 2
-call_ahead = 40
+call_ahead = 24
 answer_seconds = 4
 desk_lease_seconds = 4
 away_after_seconds = 7
@@ -43,19 +43,19 @@ PACE = Pace(
     far=2.5,
     near=0.7,
     near_ahead=80,
-    ready=0.1,
+    ready=0.08,
     at_the_desk=(0.0, 0.02),
     absent=21,
     absent_when_called=10,
     undo_after=1.5,
 )
 MANNERS = {
-    Manner.VANISHES: 80,
+    Manner.VANISHES: 110,
     Manner.RETURNS: 25,
     Manner.VANISHES_WHEN_CALLED: 30,
     Manner.STALLS: 40,
     Manner.DAWDLES: 4,
-    Manner.LEAVES: 80,
+    Manner.LEAVES: 140,
     Manner.UNDOES: 50,
     Manner.TWICE: 60,
 }
@@ -92,4 +92,4 @@ async def test_a_thousand_visits_break_no_promise(
     still = [visitor for visitor in crowd.visitors if not visitor.over]
     assert all_went_home, f"{len(still)} were not done, such as {still[0].who}: {still[0].last}"
     served = sum(visitor.last.state == "done" for visitor in crowd.visitors)
-    assert served >= VISITORS * 2 // 3
+    assert served >= VISITORS * 6 // 10

@@ -719,10 +719,23 @@ class WaitingLine:
                 self._hold(changed_at, data)
                 if changed is not roster:
                     await self._record(roster, changed_at, data)
+                if changed.next_number > roster.next_number:
+                    await self._must_still_stand(changed_at)
                 return answers
             if attempt:
                 await self._pause(0.002 * attempt)
         raise Unavailable("store-busy", f"the roster changed {TRIES} times meanwhile")
+
+    async def _must_still_stand(self, written: Roster) -> None:
+        """A number is only told if its roster outlived the raising of the high-water mark.
+
+        A loss between the `cas` and the ledger may have been mended meanwhile, by a process that
+        read the mark before: there the same numbers are given again. A loss after this look is
+        mended above them, because a roster that was once read as absent never comes back.
+        """
+        found = await self._store.gets(self._roster_key)
+        if found is None or self._adopt(found.value).generation != written.generation:
+            raise Unavailable("store-unavailable", "the roster was lost while numbers were taken")
 
     async def _record(self, before: Roster, after: Roster, data: bytes) -> None:
         """What must outlive the store, before anybody is told."""
