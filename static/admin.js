@@ -16,7 +16,7 @@
   let newest = null;
   let paintedRev = -1, failures = 0, frozen = false, pressing = false;
   /** @type {number | undefined} */
-  let timer;
+  let timer, fading;
   /** @type {AbortController | null} */
   let asking = null;
 
@@ -192,7 +192,8 @@
     for (const step of /** @type {NodeListOf<HTMLButtonElement>} */ (tr.querySelectorAll("[data-step]"))) {
       const to = each.position + Number(step.dataset.step);
       step.value = String(to);
-      step.disabled = to < 1 || to > waiting;
+      // A button that has the focus would lose it; there the line says why not.
+      step.disabled = (to < 1 || to > waiting) && step !== document.activeElement;
     }
   }
 
@@ -239,6 +240,8 @@
       say(said, words.unsent);
     } finally {
       delete form.dataset.sending;
+      clearTimeout(fading);
+      fading = setTimeout(() => say(said, ""), 8000);
       ask();
     }
   });

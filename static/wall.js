@@ -51,6 +51,7 @@
     en.textContent = notice?.text_en ?? "";
     zh.textContent = notice?.text_zh ?? "";
     byId("waiting").textContent = line.waiting;
+    byId("new").hidden = !line.estimate;
     byId("estimate").textContent = span(line.estimate);
     document.title = document.title.replace(/^(\D*?) [^·]* ·/, `$1 ${line.serving.join(", ") || "–"} ·`);
   }
