@@ -186,10 +186,12 @@ async def test_where_nothing_listens_the_store_is_unavailable():
 async def answering(serve):
     """A server that answers each request as `serve(request, writer)` does."""
 
-    talks = []
+    talks: list[asyncio.Task[None]] = []
 
     async def talk(reader, writer):
-        talks.append(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        talks.append(task)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while request := await reader.readuntil(b"\r\n"):
                 await serve(request, writer)
