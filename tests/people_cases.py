@@ -17,7 +17,7 @@ from queue_backend.people.line import WaitingLine
 from queue_backend.people.marshal import Marshal
 from queue_backend.people.memory import MemoryStore
 from queue_backend.people.rules import Rules
-from queue_backend.people.standing import Operator
+from queue_backend.people.standing import Operator, Standing
 from queue_backend.people.ticket import State
 
 SERVICES = ("look-up-phone", "change-password")
@@ -30,7 +30,7 @@ class TroubledStore:
     def __init__(self, store):
         self.inner = store
         self.out_of_order = False
-        self.calls = Counter()
+        self.calls: Counter[str] = Counter()
         self.keys_asked = 0  # by `remaining`
         self.fail_after = {}  # call -> times that it is carried out and its answer then lost
 
@@ -138,7 +138,7 @@ class Visitor:
         self.room = room
         self.ticket = ticket
         self.process = process
-        self.last = None
+        self.last: Standing | None = None
 
     def __repr__(self):
         return f"{self.ticket.name} ({self.number})"
@@ -149,6 +149,7 @@ class Visitor:
 
     @property
     def state(self):
+        assert self.last is not None, f"{self!r} never asked"
         return self.last.state
 
     def told(self, standing):
