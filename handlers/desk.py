@@ -65,7 +65,7 @@ class AtTheDesk(Visit):
         # the two, the person is still at the desk, and sending the form again finds the job
         # under its key. The other way round, somebody would be served and nothing done.
         try:
-            await self.jobs(line).put(spec.name, args, key=key)
+            await self.jobs(line).put(spec.name, args, key=key, once=True)
         except LineFull as full:
             # It is the work that has no room, not the people: who is at the desk stays there.
             raise Unavailable("store-busy", str(full), full.retry_after_seconds) from full

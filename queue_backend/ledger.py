@@ -231,10 +231,13 @@ class Ledger:
                     checkpoints.c.version,
                     checkpoints.c.body,
                 )
-                .join_from(marks, checkpoints, marks.c.line == checkpoints.c.line)
+                # A checkpoint that was lost must not take the high-water mark with it.
+                .outerjoin_from(marks, checkpoints, marks.c.line == checkpoints.c.line)
                 .where(marks.c.line == line)
             ).one_or_none()
-            return Recalled(*row) if row else Recalled(0, 0, 0, None)
+            if row is None:
+                return Recalled(0, 0, 0, None)
+            return Recalled(row.high_water, row.void_below, row.version or 0, row.body)
 
         return await self._database.read(look)
 

@@ -243,6 +243,25 @@ async def test_a_job_put_before_a_crash_is_found_again_and_not_put_twice(room, m
     assert (await room.jobs.stats()).ready == 1
 
 
+async def test_a_form_sent_again_after_its_job_was_done_is_not_carried_out_twice(room, monkeypatch):
+    """The process dies between the two, and the job is done before the form is sent again."""
+    visitor = room.browser()
+    await visitor.reach_the_desk()
+
+    async def dies(ticket):
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.line, "finish", dies)
+        assert (await visitor.submit(account="knolan")).status == 500
+    await room.work()
+    again = await visitor.submit(account="knolan")
+    assert (again.status, again.json["job"]["result"]) == (202, "done")
+    assert again.json["ticket"]["state"] == "done"
+    stats = await room.jobs.stats()
+    assert (stats.ready, len(stats.recent_seconds)) == (0, 1)
+
+
 async def test_a_rejected_job_may_be_tried_again_without_queueing(room):
     visitor = room.browser()
     await visitor.reach_the_desk()

@@ -76,6 +76,15 @@ async def test_a_key_put_twice_at_once_is_one_job(line):
     assert sum(job.created for job in puts) == 1
 
 
+async def test_what_is_put_once_stays_one_job_after_its_end(line):
+    """A form sent twice ran twice when the first job had ended between the two."""
+    first = await line.put("unlock", {}, key="7-1", once=True)
+    await line.ack(await reserved(line), {"outcome": "done"})
+    again = await line.put("unlock", {}, key="7-1", once=True)
+    assert (again.id, again.created, again.state) == (first.id, False, JobState.DONE)
+    assert await line.reserve("anybody") is None
+
+
 async def test_a_buried_jobs_key_is_still_taken(line):
     job = await put(line, "7-1")
     await line.bury(await reserved(line), "broken")

@@ -1,7 +1,6 @@
 """The ledger: marks only rise, a record is all or nothing, the audit only grows."""
 
 import asyncio
-import time
 
 import pytest
 from sqlalchemy import text
@@ -158,14 +157,19 @@ async def test_recent_actions_are_newest_first_of_their_line_and_no_more_than_as
     assert [row.who for row in await ledger.recent_actions("desk", limit=2)] == ["cyd", "ben"]
 
 
-async def test_a_record_costs_little(ledger, database):
-    """One a group commit, with 17 KB of checkpoint: a hundred a second must leave room."""
-    began = time.thread_time()
+async def test_a_record_replaces_and_does_not_heap_up(ledger, database):
+    """One a group commit, with 17 KB of checkpoint."""
     for number in range(50):
         await record(ledger, high_water=number, version=number, checkpoint=b"x" * 17_000)
-    on_the_loop = (time.thread_time() - began) / 50
-    assert on_the_loop < 0.002
     size = await database.read(
         lambda connection: connection.execute(text("PRAGMA page_count")).scalar_one()
     )
     assert size < 100
+
+
+async def test_a_lost_checkpoint_does_not_take_the_high_water_mark_along(ledger, database):
+    await record(ledger, high_water=41, void_below=7, version=3, checkpoint=b"x")
+    await database.write(
+        lambda connection: connection.execute(text("DELETE FROM people_checkpoint"))
+    )
+    assert await ledger.recall("desk") == Recalled(41, 7, 0, None)

@@ -531,7 +531,7 @@ class WaitingLine:
             await self._change(
                 lambda roster, now: (roster.sweep(now, self.rules, heard=back), None)
             )
-        await self._learn(sorted(self._names.asked_for()))
+        await self._learn(self._names.asked_for())
 
     async def ready(self) -> None:
         """Returns when the store answers; raises Unavailable."""

@@ -114,6 +114,8 @@ class MemcachedStore:
     async def _store_many(
         self, values: Mapping[str, bytes], ttl_seconds: int, mode: str
     ) -> set[str]:
+        for value in values.values():
+            _must_fit(value)
         stored: set[str] = set()
         for part in _parts(list(values)):
             commands = b"".join(

@@ -35,15 +35,17 @@ class MemoryStore:
         return key in await self.add_many({key: value}, ttl_seconds)
 
     async def add_many(self, values: Mapping[str, bytes], ttl_seconds: int) -> set[str]:
+        for value in values.values():
+            _must_fit(value)
         absent = {key: value for key, value in values.items() if self._living(key) is None}
         for key, value in absent.items():
-            _must_fit(value)
             self._put(key, value, ttl_seconds)
         return set(absent)
 
     async def set_many(self, values: Mapping[str, bytes], ttl_seconds: int) -> None:
-        for key, value in values.items():
+        for value in values.values():
             _must_fit(value)
+        for key, value in values.items():
             self._put(key, value, ttl_seconds)
 
     async def get_many(self, keys: Collection[str]) -> dict[str, bytes]:

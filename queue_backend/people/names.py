@@ -6,9 +6,12 @@ asked for here and not known is told as empty, noted, and learned by the next ro
 Kept out: reading entries (`line.py`). What is remembered may be forgotten at any time.
 """
 
+from itertools import islice
+
 from queue_backend.people.ticket import Ticket, masked
 
 KEPT = 50_000
+LEARNED_A_ROUND = 2_000
 
 
 class Names:
@@ -46,7 +49,8 @@ class Names:
         self._shown[number] = name
         return name
 
-    def asked_for(self) -> set[int]:
-        """The numbers asked for and not known since the last time this was asked."""
+    def asked_for(self) -> list[int]:
+        """The numbers asked for and not known since the last time this was asked, as many as
+        are learned without holding up a page; the others will be asked for again."""
         asked, self._missing = self._missing, set()
-        return asked
+        return list(islice(asked, LEARNED_A_ROUND))

@@ -95,11 +95,14 @@ class JobLine:
         pri: int = ORDINARY_PRI,
         delay_seconds: float = 0,
         ttl_seconds: float | None = None,
+        once: bool = False,
     ) -> Job:
         """Put a job in line; it is on disk on return.
 
         A key that is already live gives back the job that has it, with `created=False`: so a
-        double click, a reload or a retry is one job. Smaller `pri` goes first, then the older.
+        double click, a reload or a retry is one job. With `once` a key that was ever put does so,
+        for as long as ended jobs are kept: one submission stays one job though it is sent again
+        after it was carried out. Smaller `pri` goes first, then the older.
         A job not begun within `ttl_seconds` is cancelled; one that may have been sent is not.
         `args` is JSON; its part named `sealed` is erased when the job ends. Raises LineFull at
         `depth` waiting jobs.
@@ -109,8 +112,11 @@ class JobLine:
         def act(connection: Connection, gate: Row[Any]) -> Job:
             now = self._clock.wall()
             if key is not None:
-                same = select(jobs).where(self._mine, jobs.c.key == key, jobs.c.live == 1)
-                known = connection.execute(same).one_or_none()
+                same = select(jobs).where(self._mine, jobs.c.key == key)
+                if not once:
+                    same = same.where(jobs.c.live == 1)
+                newest = same.order_by(jobs.c.id.desc()).limit(1)
+                known = connection.execute(newest).one_or_none()
                 if known is not None:
                     return _job(known, now)
             if self._count(connection, jobs.c.state == QUEUED) >= self._depth:
