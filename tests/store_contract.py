@@ -143,6 +143,12 @@ class StoreContract:
             await store.cas("a", too_large, (await read(store, "a")).token)
         with pytest.raises(Unavailable, match="bytes"):
             await store.add("b", too_large)
+        with pytest.raises(Unavailable, match="bytes"):
+            await store.add("a", too_large)
+        with pytest.raises(Unavailable, match="bytes"):
+            await store.add_many({"b": b"small", "c": too_large}, 60)
+        with pytest.raises(Unavailable, match="bytes"):
+            await store.set_many({"a": b"small", "c": too_large}, 60)
         assert (await read(store, "a")).value == b"old"
         assert await store.gets("b") is None
 
