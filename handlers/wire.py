@@ -23,8 +23,9 @@ Translate = Callable[[str], str]
 # Compact, and Chinese as it is.
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
+quoted: Callable[[str], str] = json.encoder.encode_basestring
+
 VERSION = 1
-NEIGHBOURS_KEPT = 20_000
 MOST_SHOWN = 20  # at the desk or called, on a page and on the wall
 
 # For whoever looks at the line without a number; who holds one is told by the line.
@@ -59,10 +60,11 @@ def poll_body(
 
 
 class PollText:
-    """The same body as `poll_body`, as JSON, put together from parts that many polls share.
+    """The same body as `poll_body`, as JSON.
 
-    What a line tells everybody is written once for each state of it, and each neighbour once
-    for all who stand behind: making and encoding them anew would be most of a poll's cost.
+    What a line tells everybody is written once for each state of it; the small parts of which
+    there are many are written by hand, because the encoder costs more than all the rest. The
+    cost must not grow with how many different people ask, so nothing is kept for each.
     """
 
     def __init__(self, desk: Desk, build: str) -> None:
@@ -70,38 +72,32 @@ class PollText:
         self._begin = f'{{"v":{VERSION},"build":{to_json(build)},"rev":'
         self._public: Public | None = None
         self._shared: dict[str, str] = {}  # by language
-        self._seated: dict[int, tuple[str, str]] = {}  # number -> name, text
-        self._waiting: dict[int, tuple[str, str]] = {}
 
     def of(self, standing: Standing, public: Public, language: str, now: float) -> str:
         if public is not self._public:
             self._public = public
             self._shared.clear()
-            self._seated.clear()
         shared = self._shared.get(language)
         if shared is None:
             line = to_json(line_part(public, self._desk, language))
             notice = to_json(notice_part(public, language))
             shared = self._shared[language] = f'"line":{line},"notice":{notice},"job":null'
         ticket = to_json(ticket_part(standing, public, self._desk, language))
-        ahead = ",".join([self._neighbour(each) for each in standing.neighbours])
-        poll = to_json(poll_part(standing.poll))
+        ahead = ",".join([self._neighbour(*each) for each in standing.neighbours])
+        shown, hidden, stale = standing.poll
         return (
             f'{self._begin}{standing.rev},"now":{int(now)},{shared},'
-            f'"ticket":{ticket},"ahead":[{ahead}],"poll":{poll}}}'
+            f'"ticket":{ticket},"ahead":[{ahead}],'
+            f'"poll":{{"in":{shown},"hidden_in":{hidden},"stale_after":{stale}}}}}'
         )
 
-    def _neighbour(self, neighbour: Neighbour) -> str:
-        # Who waits is told the same until their name is learned; who is at the desk or called is
-        # told with the seconds since, which count on when `public` is made anew.
-        known = self._waiting if neighbour.for_seconds is None else self._seated
-        name, text = known.get(neighbour.number, ("", ""))
-        if not text or name != neighbour.name:
-            if len(known) >= NEIGHBOURS_KEPT:
-                known.clear()
-            text = to_json(neighbour_part(neighbour, self._desk))
-            known[neighbour.number] = neighbour.name, text
-        return text
+    def _neighbour(self, number: int, name: str, state: State, for_seconds: float | None) -> str:
+        """As `neighbour_part`."""
+        since = "null" if for_seconds is None else int(for_seconds)
+        return (
+            f'{{"no":"{self._desk.number_text(number)}","name":{quoted(name)},'
+            f'"state":"{state.value}","for":{since}}}'
+        )
 
 
 def with_token(poll_text: str, token: str) -> str:
