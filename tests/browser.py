@@ -121,6 +121,12 @@ class Browser:
         self.driver.switch_to.window(self._first)
 
     def quit(self) -> None:
+        # With a second tab open, Chromium now and then takes ten seconds to go, and is killed.
+        for tab in self.driver.window_handles:
+            if tab != self._first:
+                self.driver.switch_to.window(tab)
+                self.driver.close()
+        self.driver.switch_to.window(self._first)
         self.driver.quit()
 
     def __enter__(self) -> Self:
