@@ -11,6 +11,7 @@
     ├── LeaseLost               the job is no longer in this holder's hand
     ├── Unsupported             asked of a store or engine that cannot promise it
     └── Unavailable             a store did not answer; the outcome is *unknown*
+        └── NumbersGiven        a roster made anew gives numbers that were given before
 
 Lines raise, `handlers/base.py` maps to statuses in one table, movers catch at the edge of
 a round. `code` is stable and is what programs and catalogues go by; the sentence of the
@@ -91,3 +92,14 @@ class Unavailable(NowServingError):
     ) -> None:
         super().__init__(code, sentence)
         self.retry_after_seconds = retry_after_seconds
+
+
+class NumbersGiven(Unavailable):
+    """The ledger has those numbers already: they were given before a loss, up to `high_water`.
+
+    Nobody was told them this time. Whoever asked may ask again.
+    """
+
+    def __init__(self, high_water: int) -> None:
+        super().__init__(sentence=f"numbers up to {high_water} were given before a loss")
+        self.high_water = high_water

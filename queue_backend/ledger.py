@@ -24,7 +24,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    case,
     delete,
     insert,
     select,
@@ -32,6 +31,7 @@ from sqlalchemy import (
 )
 
 from queue_backend.database import Database, metadata
+from queue_backend.errors import NumbersGiven
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,9 @@ marks = Table(
     Column("line", String(64), primary_key=True),
     Column("high_water", BigInteger, nullable=False),
     Column("void_below", BigInteger, nullable=False),
+    # Whose roster gave the newest numbers, and above which number that roster began.
+    Column("generation", String(32), nullable=False),
+    Column("base", BigInteger, nullable=False),
 )
 
 checkpoints = Table(
@@ -134,22 +137,6 @@ audit_outcomes = Table(
     Column("outcome", String(64), nullable=False),
 )
 
-# Raised, never lowered; written so that all engines read it (not all have upserts, or GREATEST).
-_raise_marks = (
-    update(marks)
-    .where(marks.c.line == bindparam("of_line"))
-    .values(
-        high_water=case(
-            (marks.c.high_water < bindparam("to_high_water"), bindparam("to_high_water")),
-            else_=marks.c.high_water,
-        ),
-        void_below=case(
-            (marks.c.void_below < bindparam("to_void_below"), bindparam("to_void_below")),
-            else_=marks.c.void_below,
-        ),
-    )
-)
-
 _keep_checkpoint = (
     update(checkpoints)
     .where(checkpoints.c.line == bindparam("of_line"))
@@ -174,6 +161,8 @@ class Ledger:
         self,
         line: str,
         *,
+        generation: str,
+        first: int | None,
         high_water: int,
         version: int,
         checkpoint: bytes | None,
@@ -183,24 +172,19 @@ class Ledger:
     ) -> None:
         """Write down one change of a line, as one transaction.
 
+        `first` to `high_water` are the numbers that the change gives (None: it gives none), by
+        the roster of `generation`. Within one generation the store's `cas` keeps numbers apart;
+        between two, this transaction does: whoever is late with a number raises NumbersGiven,
+        and nothing is written.
+
         Safe to repeat and safe to arrive late: marks only rise, and a checkpoint never replaces
         one of a higher version. A number in both `revived` and `ended` stays ended.
         """
-        to = {
-            "of_line": line,
-            "to_high_water": high_water,
-            "to_void_below": void_below,
-            "to_version": version,
-            "to_body": checkpoint,
-        }
+        to = {"of_line": line, "to_version": version, "to_body": checkpoint}
         dropped = [*revived, *(tombstone.number for tombstone in ended)]
 
         def act(connection: Connection) -> None:
-            if connection.execute(_raise_marks, to).rowcount == 0:
-                connection.execute(
-                    insert(marks).values(line=line, high_water=high_water, void_below=void_below)
-                )
-                connection.execute(insert(checkpoints).values(line=line, version=0, body=None))
+            self._raise_marks(connection, line, generation, first, high_water, void_below)
             if checkpoint is not None:
                 connection.execute(_keep_checkpoint, to)
             if dropped:
@@ -219,6 +203,40 @@ class Ledger:
                 )
 
         await self._database.write(act)
+
+    def _raise_marks(
+        self,
+        connection: Connection,
+        line: str,
+        generation: str,
+        first: int | None,
+        high_water: int,
+        void_below: int,
+    ) -> None:
+        mine = marks.c.line == line
+        row = connection.execute(select(marks).where(mine).with_for_update()).one_or_none()
+        if row is None:
+            connection.execute(
+                insert(marks).values(
+                    line=line,
+                    high_water=high_water,
+                    void_below=void_below,
+                    generation=generation,
+                    base=0,
+                )
+            )
+            connection.execute(insert(checkpoints).values(line=line, version=0, body=None))
+            return
+        raised = {
+            "high_water": max(row.high_water, high_water),
+            "void_below": max(row.void_below, void_below),
+        }
+        if first is not None:
+            if row.generation != generation:
+                raised |= {"generation": generation, "base": row.high_water}
+            if first <= raised.get("base", row.base):
+                raise NumbersGiven(row.high_water)
+        connection.execute(update(marks).where(mine).values(raised))
 
     async def recall(self, line: str) -> Recalled:
         """What was recorded of `line`."""

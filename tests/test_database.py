@@ -245,8 +245,8 @@ async def main():
     database = Database(f"sqlite:///{sys.argv[1]}")
     book = ledger.Ledger(database)
     for number in range(20):
-        await book.record(sys.argv[2], high_water=number + 1, version=0, checkpoint=None,
-                          void_below=0, ended=(), revived=())
+        await book.record(sys.argv[2], generation="", first=number + 1, high_water=number + 1,
+                          version=0, checkpoint=None, void_below=0, ended=(), revived=())
     database.close()
 
 asyncio.run(main())
@@ -276,8 +276,9 @@ async def main():
     number = 0
     while True:
         number += 1
-        await ledger.record("desk", high_water=number, version=number, checkpoint=b"x" * 17_000,
-                            void_below=0, ended=(), revived=())
+        await ledger.record("desk", generation="", first=number, high_water=number,
+                            version=number, checkpoint=b"x" * 17_000, void_below=0, ended=(),
+                            revived=())
         print(number, flush=True)
 
 asyncio.run(main())

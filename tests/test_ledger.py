@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from queue_backend.database import Database
-from queue_backend.errors import Unavailable
+from queue_backend.errors import NumbersGiven, Unavailable
 from queue_backend.ledger import AuditEntry, Ledger, Recalled, Tombstone
 
 
@@ -34,6 +34,8 @@ def removal(who="ada", line="desk", number=7):
 
 async def record(ledger, line="desk", **changes):
     nothing = {
+        "generation": "ab" * 16,
+        "first": None,
         "high_water": 0,
         "version": 0,
         "checkpoint": None,
@@ -173,3 +175,29 @@ async def test_a_lost_checkpoint_does_not_take_the_high_water_mark_along(ledger,
         lambda connection: connection.execute(text("DELETE FROM people_checkpoint"))
     )
     assert await ledger.recall("desk") == Recalled(41, 7, 0, None)
+
+
+async def test_numbers_of_one_generation_may_be_told_in_any_order(ledger):
+    """Its roster keeps them apart; two processes raise the mark as they come."""
+    await record(ledger, generation="a", first=4, high_water=6)
+    await record(ledger, generation="a", first=1, high_water=3)
+    assert (await ledger.recall("desk")).high_water == 6
+
+
+async def test_a_number_given_by_one_generation_is_refused_to_every_other(ledger):
+    await record(ledger, generation="a", first=1, high_water=9)
+    with pytest.raises(NumbersGiven) as refused:
+        await record(ledger, generation="b", first=9, high_water=9, checkpoint=b"b", version=5)
+    assert refused.value.high_water == 9
+    assert (await ledger.recall("desk")).checkpoint is None
+    await record(ledger, generation="b", first=10, high_water=10)
+    with pytest.raises(NumbersGiven):  # the older one is late with a number that b has given
+        await record(ledger, generation="a", first=10, high_water=10)
+
+
+async def test_whoever_takes_over_again_gives_no_number_of_the_time_between(ledger):
+    await record(ledger, generation="a", first=1, high_water=9)
+    await record(ledger, generation="b", first=10, high_water=10)
+    await record(ledger, generation="a", first=11, high_water=11)
+    with pytest.raises(NumbersGiven):
+        await record(ledger, generation="a", first=10, high_water=10)

@@ -29,6 +29,7 @@ from queue_backend.errors import (
     LineFull,
     NotFound,
     NowServingError,
+    NumbersGiven,
     Unavailable,
     WrongState,
 )
@@ -39,6 +40,7 @@ from queue_backend.people.roster import (
     Gate,
     Roster,
     Seat,
+    Taken,
     Words,
     Work,
     percentile,
@@ -60,7 +62,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
-REQUEST_SECONDS = 600  # a repeated request finds its first ticket this long
 CLAIM_SECONDS = 5  # a process that died over a join blocks its request no longer
 TRIES = 30
 # Line time runs at most this far ahead of the marshal's last stamp: with no marshal, or after
@@ -170,7 +171,7 @@ class WaitingLine:
         if not first:
             return [None] * len(joins)
         try:
-            taken = await self._change(lambda roster, now: roster.take_many(len(first), self.rules))
+            taken = await self._numbers(len(first))
         except NowServingError:
             await self._forget_claims([join.claim for join in first])
             raise
@@ -202,6 +203,14 @@ class WaitingLine:
                 answers.append(tickets.pop(join.claim, None))
         return answers
 
+    async def _numbers(self, count: int) -> Taken:
+        for _ in range(3):
+            try:
+                return await self._change(lambda roster, now: roster.take_many(count, self.rules))
+            except NumbersGiven as error:
+                log.warning("line %s: asks again: %s", self.name, error)
+        raise Unavailable("store-busy", "the roster was lost again and again")
+
     async def _forget_claims(self, claims: list[str]) -> None:
         # Nothing was taken, so the same request may try again at once. If this fails as well,
         # the claims end by themselves.
@@ -224,14 +233,11 @@ class WaitingLine:
         """The tickets' own entries, and under its claim what a repeated request finds. Lost
         ones are made good: an entry by the next heartbeat, a claim by taking another number."""
         entries = {claim: _entry(ticket) for claim, ticket in tickets.items()}
-        for ticket in tickets.values():
+        for claim, ticket in tickets.items():
             self._names.keep(ticket)
+            entries[f"{self._entry_key}{ticket.number}"] = entries[claim]
         try:
-            await self._store.add_many(
-                {f"{self._entry_key}{tickets[claim].number}": entries[claim] for claim in entries},
-                self.rules.entry_seconds,
-            )
-            await self._store.set_many(entries, REQUEST_SECONDS)
+            await self._store.set_many(entries, self.rules.entry_seconds)
         except Unavailable as error:
             # The numbers are given and durable: that is what decides.
             log.warning("line %s: %d entries follow later: %s", self.name, len(tickets), error)
@@ -718,24 +724,35 @@ class WaitingLine:
             if await self._store.cas(self._roster_key, data, found.token):
                 self._hold(changed_at, data)
                 if changed is not roster:
-                    await self._record(roster, changed_at, data)
-                if changed.next_number > roster.next_number:
-                    await self._must_still_stand(changed_at)
+                    try:
+                        await self._record(roster, changed_at, data)
+                    except NumbersGiven as error:
+                        await self._give_up_numbers(
+                            roster.next_number, changed.next_number - 1, error.high_water
+                        )
+                        raise
                 return answers
             if attempt:
                 await self._pause(0.002 * attempt)
         raise Unavailable("store-busy", f"the roster changed {TRIES} times meanwhile")
 
-    async def _must_still_stand(self, written: Roster) -> None:
-        """A number is only told if its roster outlived the raising of the high-water mark.
+    async def _give_up_numbers(self, first: int, last: int, given: int) -> None:
+        """This roster was made anew by somebody who had read the mark too early. What it gave
+        belongs to others, who come back to it with their tickets; it goes on above."""
 
-        A loss between the `cas` and the ledger may have been mended meanwhile, by a process that
-        read the mark before: there the same numbers are given again. A loss after this look is
-        mended above them, because a roster that was once read as absent never comes back.
-        """
-        found = await self._store.gets(self._roster_key)
-        if found is None or self._adopt(found.value).generation != written.generation:
-            raise Unavailable("store-unavailable", "the roster was lost while numbers were taken")
+        log.warning("line %s: %d to %d were given before a loss", self.name, first, last)
+        for _ in range(TRIES):
+            roster, found = await self._load()
+            above = replace(
+                roster,
+                version=roster.version + 1,
+                order=roster.order.discard_many(range(first, last + 1)),
+                next_number=max(roster.next_number, given + 1),
+            )
+            data = above.to_bytes()
+            if await self._store.cas(self._roster_key, data, found.token):
+                self._hold(above, data)
+                return
 
     async def _record(self, before: Roster, after: Roster, data: bytes) -> None:
         """What must outlive the store, before anybody is told."""
@@ -764,6 +781,8 @@ class WaitingLine:
         ]
         await self._ledger.record(
             self.name,
+            generation=after.generation,
+            first=before.next_number if after.next_number > before.next_number else None,
             high_water=after.next_number - 1,
             version=after.version,
             checkpoint=data,
