@@ -51,7 +51,7 @@
     en.textContent = notice?.text_en ?? "";
     zh.textContent = notice?.text_zh ?? "";
     byId("waiting").textContent = line.waiting;
-    byId("new").hidden = !line.estimate;
+    byId("new").hidden = !line.estimate || /closed|full|draining/.test(line.state);
     byId("estimate").textContent = span(line.estimate);
     document.title = document.title.replace(/^(\D*?) [^·]* ·/, `$1 ${line.serving.join(", ") || "–"} ·`);
   }

@@ -131,7 +131,7 @@ def ask_as(person: Person) -> Any:
 def sign_in(operator: Person, server: Serving) -> None:
     operator.go("/admin")
     operator.sees("sign-in")
-    operator.fill("Name", server.operator)
+    operator.fill("User name", server.operator)
     operator.fill("Password", server.password)
     operator.press("Sign in")
     operator.sees("admin")
