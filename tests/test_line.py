@@ -414,6 +414,33 @@ async def test_whoever_expired_has_a_tombstone(room):
     assert (await ada.poll()).state is State.EXPIRED
 
 
+async def test_one_return_out_of_a_crowd_aside_looks_at_one_and_not_at_the_crowd(room, monkeypatch):
+    """Each return once looked at everybody aside, to find who had expired: with a hundred
+    thousand aside it held up every page for a fifth of a second."""
+    visitors = await room.fill(1_000)
+    await room.pass_time(1)
+    await room.line.sweep(
+        room.roster.epoch,
+        away=[],
+        silent=range(11, 1_001),
+        suspect=frozenset(),
+        heard=[],
+        work=None,
+        thaw=False,
+    )
+    assert room.roster.count_aside() == 990
+    looked_at: list[int] = []
+    told = Roster.state
+
+    def state(roster, number):
+        looked_at.append(number)
+        return told(roster, number)
+
+    monkeypatch.setattr(Roster, "state", state)
+    await visitors[500].act("come_back")
+    assert len(looked_at) < 50
+
+
 async def test_after_closing_every_ticket_that_waited_is_void(room, line):
     visitors = await room.fill(5)
     await room.pass_time(1, visitors)

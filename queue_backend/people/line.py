@@ -35,6 +35,7 @@ from queue_backend.errors import (
 )
 from queue_backend.ledger import AuditEntry, Ledger, Tombstone
 from queue_backend.people.names import Names
+from queue_backend.people.numbers import NumberSet
 from queue_backend.people.roster import (
     NOTHING_SAID,
     Gate,
@@ -763,10 +764,12 @@ class WaitingLine:
             if seat.state.ended and not _had_ended(before, number)
         ]
         if before.aside != after.aside:
+            kept = dict(after.aside)
+            # Only those who are where they were no more: a crowd may be aside, and one return.
             ended += [
                 Tombstone(number, State.EXPIRED, wall, "")
-                for _, numbers in before.aside
-                for number in numbers
+                for until, numbers in before.aside
+                for number in numbers.minus(kept.get(until, NumberSet()))
                 if after.state(number) is None and number >= after.void_below
             ]
         revived = [
