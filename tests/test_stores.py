@@ -108,7 +108,8 @@ async def test_a_stopped_memcached_never_stops_the_pages(own_memcached, store):
     await store.add("a", b"one")
     own_memcached.hold()
     asking = asyncio.gather(*(store.gets("a") for _ in range(12)), return_exceptions=True)
-    assert await longest_wait_of_a_page(asking) < 0.2
+    # On the event loop the twelve would hold it up for three seconds.
+    assert await longest_wait_of_a_page(asking) < 0.7
     await asking
 
 
