@@ -819,3 +819,27 @@ async def test_a_wall_clock_that_jumps_sets_nobody_aside(room, clock):
 def test_an_empty_roster_asks_for_no_freeze():
     """A new line has lost nothing."""
     assert not Roster("new").frozen
+
+
+async def test_a_visit_that_is_over_when_everything_is_lost_stays_over(room):
+    """The job was put, then the roster was lost: the person used to be at the desk again."""
+    (ada,) = await room.fill(1)
+    await room.pass_time(1, [ada])
+    await ada.act("confirm")
+    await room.lose_all_but_the_marks()
+    process = room.start()
+    assert (await ada.act("finish", process)).state is State.DONE
+    assert (await ada.poll(process)).state is State.DONE
+    assert await room.tombs() == {ada.number: State.DONE}
+    assert (await room.take("Bob", None, process)).number == 2
+
+
+async def test_an_ending_that_the_ledger_missed_is_written_when_the_roster_forgets_it(room, line):
+    (ada,) = await room.fill(1)
+    room.ledger.out_of_order = True
+    with pytest.raises(Unavailable):
+        await ada.act("leave")
+    room.ledger.out_of_order = False
+    assert ada.number not in await room.tombs()
+    await room.pass_time(line.rules.ended_keep_seconds + 2)
+    assert (await room.tombs())[ada.number] == State.LEFT

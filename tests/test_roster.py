@@ -532,6 +532,17 @@ def test_whoever_was_aside_enters_aside():
     assert roster.state(2) is State.ASIDE
 
 
+def test_a_place_is_kept_through_the_freeze_for_whoever_sat_there():
+    """Somebody confirmed who asked first used to take it, and the other came back to a line."""
+    roster = Roster("new", frozen=True, next_number=9, places=1)
+    roster = roster.enter(3, State.READY, NOW, RULES)
+    assert roster.state(3) is State.READY
+    roster = roster.enter(2, State.SERVING, NOW, RULES).sweep(NOW, RULES)
+    assert (roster.state(2), roster.state(3)) == (State.SERVING, State.READY)
+    roster = roster.finish(2, NOW, RULES).thaw().sweep(NOW, RULES)
+    assert roster.state(3) is State.SERVING
+
+
 def test_whoever_was_at_the_desk_enters_there_only_while_frozen_and_while_a_place_is_free():
     roster = Roster("new", frozen=True, next_number=9)
     for number in (3, 1, 2):

@@ -343,15 +343,16 @@ class WaitingLine:
     async def finish(self, ticket: Ticket) -> Standing:
         """The job was put: the visit is over and the place is free.
 
-        Whatever happened to the place while the job was put, the job is in line: so any living
-        ticket ends as DONE here, and a second time changes nothing.
+        Whatever happened to the place while the job was put, and though a store lost the ticket
+        meanwhile, the job is in line: so it ends as DONE here, and a second time changes nothing.
         """
 
         def act(roster: Roster, now: float) -> tuple[Roster, None]:
-            if roster.state(ticket.number) in (None, State.DONE):
+            if roster.state(ticket.number) is State.DONE:
                 return roster, None
             if roster.state(ticket.number) is State.SERVING:
                 return roster.finish(ticket.number, now, self.rules), None
+            roster = roster.enter(ticket.number, State.WAITING, now, self.rules)
             return roster.end(ticket.number, State.DONE, now, self.rules), None
 
         return await self._acted(ticket, act)
@@ -535,9 +536,7 @@ class WaitingLine:
             await asyncio.gather(*(self.beats.ask(ticket) for ticket in heard.values()))
         back, self._back = self._back, set()
         if back:
-            await self._change(
-                lambda roster, now: (roster.sweep(now, self.rules, heard=back), None)
-            )
+            await self._change(lambda roster, now: (roster.hear(back), None))
         await self._learn(self._names.asked_for())
 
     async def ready(self) -> None:
@@ -680,7 +679,8 @@ class WaitingLine:
         above = recalled.high_water + 1
         generation = self._new_id()
         if candidates:
-            newest = max(candidates, key=lambda each: (each.epoch, each.version))
+            # Versions only rise, over losses too; epochs begin again with an empty roster.
+            newest = max(candidates, key=lambda each: each.version)
             roster = replace(
                 newest,
                 generation=generation,
@@ -762,6 +762,12 @@ class WaitingLine:
             Tombstone(number, seat.state, wall, _reason(seat))
             for number, seat in after.seats.items()
             if seat.state.ended and not _had_ended(before, number)
+        ]
+        # Once more when the roster forgets an ending: the first time the ledger may have failed.
+        ended += [
+            Tombstone(number, seat.state, wall - (after.time - seat.since), _reason(seat))
+            for number, seat in before.seats.items()
+            if seat.state.ended and after.state(number) is None
         ]
         if before.aside != after.aside:
             kept = dict(after.aside)

@@ -65,7 +65,7 @@ class Watch:
         """Whom to ask about now: the front, the few out of number order, those new to the
         watch, and those whose time on the wheel has come."""
         asked = set(roster.order.first(FRONT))
-        asked.update(number for number, _ in roster.order.exceptions[:1000])
+        asked.update(number for number, _ in roster.order.exceptions[:ASKED_A_ROUND])
         asked.update(roster.numbers(State.CALLED), roster.numbers(State.READY))
         unseen = roster.order.regular.minus(self._known)
         begun = unseen.first(ASKED_A_ROUND)

@@ -91,8 +91,8 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How busy the job line is, as the marshal last read it. `held` places are as good as
-    taken, because what was submitted from them still waits for a slot."""
+    """How busy the job line is, as the marshal last read it. Nobody is called to `held`
+    places, because what was submitted from them still waits for a slot."""
 
     middle_seconds: float = 0
     high_seconds: float = 0
@@ -169,10 +169,6 @@ class Roster:
         """Those in front of everybody who waits: called, confirmed or at the desk."""
         return sum(seat.state in _IN_FRONT for seat in self.seats.values())
 
-    def free_places(self) -> int:
-        taken = self.count(State.SERVING) + self.count(State.READY) + self.work.held
-        return max(0, self.places - taken)
-
     def estimate(self, ahead: int) -> tuple[float, float] | None:
         """Seconds until one's turn with `ahead` in front: from the measured middle to the
         measured 80th percentile. None: no place, or fewer than five visits measured."""
@@ -223,6 +219,8 @@ class Roster:
         if known is not None and not (known is State.WAITING and seated):
             return self
         roster = replace(self, next_number=max(self.next_number, number + 1))
+        if state is State.READY and seated:
+            return roster._seat(number, State.READY, now, 0)
         if seated and roster.count(State.SERVING) < roster.places:
             return roster._seat(number, State.SERVING, now, rules.desk_lease_seconds)
         if state is State.ASIDE:
@@ -414,6 +412,10 @@ class Roster:
             # They are EXPIRED from now on: the ledger keeps that, the roster need not.
             roster = replace(roster, aside=tuple(each for each in roster.aside if each[0] > now))
         return roster
+
+    def hear(self, numbers: Iterable[int]) -> "Roster":
+        """Somebody marked away was heard again."""
+        return self._mark((), numbers)
 
     def thaw(self) -> "Roster":
         return replace(self, frozen=False)
@@ -615,7 +617,10 @@ class Roster:
         return self if marked == self.away else replace(self, away=marked)
 
     def _promote(self, now: float, rules: Rules) -> "Roster":
-        """Who confirmed first gets the first place that is free."""
+        """Who confirmed first gets the first place that is free; not before a line that was
+        lost is in order again, because whoever sat at the desk may still come back to it."""
+        if self.frozen:
+            return self
         roster = self
         for number in self.numbers(State.READY):
             if roster.count(State.SERVING) >= roster.places:
