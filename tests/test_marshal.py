@@ -136,7 +136,9 @@ async def test_whoever_is_silent_is_shown_away_then_set_aside_then_expires(pause
         paused, lambda: paused.roster.state(ada.number) is State.ASIDE, [bob]
     )
     assert 300 - WITHIN_A_ROUND <= aside <= 300 + WITHIN_A_ROUND
-    kept = await seconds_until(paused, lambda: paused.roster.state(ada.number) is None, [bob])
+    kept = await seconds_until(
+        paused, lambda: paused.roster.state(ada.number) is State.EXPIRED, [bob]
+    )
     assert 900 <= kept <= 900 + 31
     assert (await ada.poll()).state is State.EXPIRED
     assert bob.state is State.WAITING

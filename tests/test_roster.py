@@ -211,7 +211,16 @@ def test_at_the_call_and_at_the_desk_the_deadline_decides_and_not_the_silence():
 def test_a_number_aside_is_kept_at_least_fifteen_minutes_and_at_most_half_a_minute_longer():
     roster = line_of(8).sweep(NOW + 7, RULES, silent=[8])
     assert roster.sweep(NOW + 7 + 899.9, RULES).state(8) is State.ASIDE
-    assert roster.sweep(NOW + 7 + 930, RULES).state(8) is None
+    over = roster.sweep(NOW + 7 + 930, RULES)
+    assert over.state(8) is State.EXPIRED
+    assert over.sweep(NOW + 7 + 930 + 91, RULES).state(8) is None, "the ledger has it by now"
+
+
+def test_whoever_asks_as_the_number_expires_does_not_get_it_back():
+    """A poll between the roster's write and the ledger's found neither, and was let in again."""
+    over = line_of(8).sweep(NOW, RULES, silent=[8]).sweep(NOW + 930, RULES)
+    assert over.enter(8, State.ASIDE, NOW + 930, RULES) is over
+    assert Roster.from_bytes(over.to_bytes()).state(8) is State.EXPIRED
 
 
 def test_whoever_comes_back_is_next_behind_those_who_came_back_before():

@@ -769,15 +769,17 @@ class WaitingLine:
             for number, seat in before.seats.items()
             if seat.state.ended and after.state(number) is None
         ]
-        if before.aside != after.aside:
-            kept = dict(after.aside)
-            # Only those who are where they were no more: a crowd may be aside, and one return.
-            ended += [
-                Tombstone(number, State.EXPIRED, wall, "")
-                for until, numbers in before.aside
-                for number in numbers.minus(kept.get(until, NumberSet()))
-                if after.state(number) is None and number >= after.void_below
-            ]
+        # A crowd may be aside and one return: only those are looked at who are there no more.
+        ended += [
+            Tombstone(number, State.EXPIRED, wall, "")
+            for number in _gone(before.aside, after.aside)
+            if after.state(number) is State.EXPIRED
+        ]
+        ended += [
+            Tombstone(number, State.EXPIRED, wall, "")
+            for number in _gone(before.expired, after.expired)
+            if after.state(number) is None
+        ]
         revived = [
             number
             for number, seat in after.seats.items()
@@ -1019,6 +1021,17 @@ def _from_entry(line: str, data: bytes) -> Ticket:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _gone(
+    before: tuple[tuple[float, NumberSet], ...], after: tuple[tuple[float, NumberSet], ...]
+) -> Iterable[int]:
+    """Members of `before` that are no more where they were."""
+    if before == after:
+        return
+    there = {until: numbers for until, numbers in after}
+    for until, numbers in before:
+        yield from numbers.minus(there.get(until, NumberSet()))
 
 
 def _had_ended(roster: Roster, number: int) -> bool:

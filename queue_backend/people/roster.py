@@ -131,6 +131,8 @@ class Roster:
     # Whole crowds fall silent at once (a lift, a lunch, an outage): those aside are bitmaps by
     # the line time until which they are kept, some thirty of them, not a record each.
     aside: tuple[tuple[float, NumberSet], ...] = ()
+    # As all endings these are told from here until the ledger surely has them.
+    expired: tuple[tuple[float, NumberSet], ...] = ()
     moved: Mapping[int, Moved] = field(default_factory=dict)
     announcement: Words = NOTHING_SAID
     announcement_id: int = 0
@@ -146,7 +148,10 @@ class Roster:
             return seat.state
         if number in self.order:
             return State.WAITING
-        return None if self.aside_until(number) is None else State.ASIDE
+        if self.aside_until(number) is not None:
+            return State.ASIDE
+        over = any(number in numbers for _, numbers in self.expired)
+        return State.EXPIRED if over else None
 
     def aside_until(self, number: int) -> float | None:
         """Line time until which the number is kept; None for somebody not aside."""
@@ -408,9 +413,17 @@ class Roster:
         if forgotten:
             kept = {n: seat for n, seat in roster.seats.items() if n not in forgotten}
             roster = replace(roster, seats=kept)
-        if any(until <= now for until, _ in roster.aside):
-            # They are EXPIRED from now on: the ledger keeps that, the roster need not.
-            roster = replace(roster, aside=tuple(each for each in roster.aside if each[0] > now))
+        run_out = [numbers for until, numbers in roster.aside if until <= now]
+        if run_out:
+            forgotten_at = now + rules.ended_keep_seconds
+            roster = replace(
+                roster,
+                aside=tuple(each for each in roster.aside if each[0] > now),
+                expired=(*roster.expired, *((forgotten_at, numbers) for numbers in run_out)),
+            )
+        if any(until <= now for until, _ in roster.expired):
+            kept_on = tuple(each for each in roster.expired if each[0] > now)
+            roster = replace(roster, expired=kept_on)
         return roster
 
     def hear(self, numbers: Iterable[int]) -> "Roster":
@@ -425,7 +438,8 @@ class Roster:
     def to_bytes(self) -> bytes:
         """`NS1`, then compressed: length of the header, header (JSON), the bitmaps."""
         waiting, away = self.order.regular.to_bytes(), self.away.to_bytes()
-        aside = [numbers.to_bytes() for _, numbers in self.aside]
+        kept = [*self.aside, *self.expired]
+        sets = [numbers.to_bytes() for _, numbers in kept]
         header = {
             "g": self.generation,
             "v": self.version,
@@ -442,9 +456,10 @@ class Roster:
             "x": self.order.exceptions,
             "a": [self.away.base, len(away)],
             "k": [
-                [round(until, 3), numbers.base, len(kept)]
-                for (until, numbers), kept in zip(self.aside, aside, strict=True)
+                [round(until, 3), numbers.base, len(packed)]
+                for (until, numbers), packed in zip(kept, sets, strict=True)
             ],
+            "z": len(self.expired),
             "seats": [
                 [
                     number,
@@ -474,7 +489,7 @@ class Roster:
             ],
         }
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        parts = [len(text).to_bytes(4, "big"), text, waiting, away, *aside]
+        parts = [len(text).to_bytes(4, "big"), text, waiting, away, *sets]
         return FORMAT + zlib.compress(b"".join(parts), 1)
 
     @classmethod
@@ -498,11 +513,14 @@ class Roster:
         sizes = [header["w"], header["a"], *(each[1:] for each in header["k"])]
         if len(maps) != sum(size for _, size in sizes):
             raise ValueError("the bitmaps are not as long as the header says")
+        if not 0 <= header["z"] <= len(header["k"]):
+            raise ValueError("more sets have expired than there are")
         sets: list[NumberSet] = []
         start = 0
         for base, size in sizes:
             sets.append(NumberSet.from_bytes(base, maps[start : start + size]))
             start += size
+        kept = tuple((each[0], sets[2 + at]) for at, each in enumerate(header["k"]))
         return cls(
             generation=header["g"],
             version=header["v"],
@@ -520,7 +538,8 @@ class Roster:
                 tuple((number, anchor) for number, anchor in header["x"]),
             ),
             away=sets[1],
-            aside=tuple((each[0], sets[2 + at]) for at, each in enumerate(header["k"])),
+            aside=kept[: len(kept) - header["z"]],
+            expired=kept[len(kept) - header["z"] :],
             seats={
                 number: Seat(State(state), since, until, extends, waited, anchor, Words(*said), by)
                 for number, state, since, until, extends, waited, anchor, said, by in header[
