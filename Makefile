@@ -34,7 +34,7 @@ check: .venv/.installed-dev  ## lint, format and types: what CI runs before the 
 format: .venv/.installed-dev  ## ruff's formatter and safe fixes
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-bench: .venv/.installed-dev .browser-and-memcached  ## what a poll and a join cost, beside a bare handler
+bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, beside a bare handler
 	@.venv/bin/python -m bench $(OPTIONS)
 
 .venv/bin/python:
@@ -56,3 +56,8 @@ bench: .venv/.installed-dev .browser-and-memcached  ## what a poll and a join co
 	@{ command -v memcached && command -v chromium && command -v chromedriver \
 		&& test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc; } >/dev/null \
 	|| $(call packages,memcached chromium chromium-driver fonts-wqy-microhei)
+
+.PHONY: .wrk-and-memcached
+.wrk-and-memcached:
+	@{ command -v memcached && command -v wrk && command -v taskset; } >/dev/null \
+	|| $(call packages,memcached wrk util-linux)
