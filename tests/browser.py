@@ -77,8 +77,8 @@ class Browser:
         if profile is not None:
             options.add_argument(f"--user-data-dir={profile}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        # Browser contexts are made through the bidirectional protocol.
-        options.enable_bidi = True
+        # Browser contexts are made through the bidirectional protocol; a profile is one already.
+        options.enable_bidi = profile is None
         driver = shutil.which("chromedriver") or ""
         self.driver = webdriver.Chrome(options=options, service=Service(executable_path=driver))
         self._first = self.driver.current_window_handle
@@ -95,9 +95,16 @@ class Browser:
         self._contexts.append(context)
         return Person(self, site, context, **traits)
 
+    def open_tab(self, context: str | None) -> str:
+        """A new tab there, or in the profile; what the driver calls it."""
+        if context is not None:
+            return str(self.driver.browsing_context.create(type="tab", user_context=context))
+        self.driver.switch_to.new_window("tab")
+        return self.driver.current_window_handle
+
     def owner(self, site: str, **traits: Any) -> "Person":
         """Who uses the profile itself, and so is remembered over a restart."""
-        return Person(self, site, "default", **traits)
+        return Person(self, site, None, **traits)
 
     def expect(self, *complaints: str) -> None:
         """Lines with one of these texts are no surprise until `complaints()` is asked."""
@@ -121,12 +128,10 @@ class Browser:
         self.driver.switch_to.window(self._first)
 
     def quit(self) -> None:
-        # With a second tab open, Chromium now and then takes ten seconds to go, and is killed.
-        for tab in self.driver.window_handles:
-            if tab != self._first:
-                self.driver.switch_to.window(tab)
-                self.driver.close()
+        # With the bidirectional protocol on, an idle Chromium now and then needs ten seconds to
+        # go, and is killed then. One that was just asked something goes at once.
         self.driver.switch_to.window(self._first)
+        self.driver.execute_script("")
         self.driver.quit()
 
     def __enter__(self) -> Self:
@@ -148,7 +153,7 @@ class Person:
         self,
         browser: Browser,
         site: str,
-        context: str,
+        context: str | None,
         *,
         lang: str = "en",
         screen: tuple[int, int, float] = DESKTOP,
@@ -166,7 +171,7 @@ class Person:
             "scripts": scripts,
             "clock_ahead_seconds": clock_ahead_seconds,
         }
-        self.tab: str = browser.driver.browsing_context.create(type="tab", user_context=context)
+        self.tab = browser.open_tab(context)
         self._devtools("Page.addScriptToEvaluateOnNewDocument", source=REPORT_VIOLATIONS)
         if clock_ahead_seconds:
             source = CLOCK_AHEAD.replace("SECONDS", str(clock_ahead_seconds))
