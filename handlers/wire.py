@@ -82,13 +82,33 @@ class PollText:
             line = to_json(line_part(public, self._desk, language))
             notice = to_json(notice_part(public, language))
             shared = self._shared[language] = f'"line":{line},"notice":{notice},"job":null'
-        ticket = to_json(ticket_part(standing, public, self._desk, language))
+        if standing.state is State.WAITING and standing.moved is None:
+            ticket = self._waiting(standing)
+        else:
+            ticket = to_json(ticket_part(standing, public, self._desk, language))
         ahead = ",".join([self._neighbour(*each) for each in standing.neighbours])
         shown, hidden, stale = standing.poll
         return (
             f'{self._begin}{standing.rev},"now":{int(now)},{shared},'
             f'"ticket":{ticket},"ahead":[{ahead}],'
             f'"poll":{{"in":{shown},"hidden_in":{hidden},"stale_after":{stale}}}}}'
+        )
+
+    def _waiting(self, standing: Standing) -> str:
+        """As `ticket_part`, of somebody who waits where the number says: nearly all who ask."""
+        ticket = standing.ticket
+        eta = "null"
+        if standing.estimate is not None:
+            low, high = standing.estimate
+            grew = f'"{standing.grew}"' if standing.grew else "null"
+            eta = f'{{"lo":{math.ceil(low)},"hi":{math.ceil(high)},"grew":{grew}}}'
+        return (
+            f'{{"no":"{self._desk.number_text(ticket.number)}","number":{ticket.number},'
+            f'"service":{quoted(ticket.service)},"state":"waiting","ahead":{standing.ahead},'
+            f'"behind":{standing.behind},"joined_at":{ticket.joined_at},'
+            f'"joined_ahead":{ticket.joined_ahead},"eta":{eta},"answer":null,"aside":null,'
+            f'"undo":null,"place_in":null,"keep":{int(standing.keep_seconds)},"moved":null,'
+            f'"away":{"true" if standing.away else "false"},"end":null}}'
         )
 
     def _neighbour(self, number: int, name: str, state: State, for_seconds: float | None) -> str:

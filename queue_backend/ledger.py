@@ -137,6 +137,20 @@ audit_outcomes = Table(
     Column("outcome", String(64), nullable=False),
 )
 
+# Made once: building a statement costs as much as running it.
+_look_at_marks = select(marks).where(marks.c.line == bindparam("of_line")).with_for_update()
+
+_raise_marks = (
+    update(marks)
+    .where(marks.c.line == bindparam("of_line"))
+    .values(
+        high_water=bindparam("to_high_water"),
+        void_below=bindparam("to_void_below"),
+        generation=bindparam("to_generation"),
+        base=bindparam("to_base"),
+    )
+)
+
 _keep_checkpoint = (
     update(checkpoints)
     .where(checkpoints.c.line == bindparam("of_line"))
@@ -213,8 +227,7 @@ class Ledger:
         high_water: int,
         void_below: int,
     ) -> None:
-        mine = marks.c.line == line
-        row = connection.execute(select(marks).where(mine).with_for_update()).one_or_none()
+        row = connection.execute(_look_at_marks, {"of_line": line}).one_or_none()
         if row is None:
             connection.execute(
                 insert(marks).values(
@@ -227,16 +240,22 @@ class Ledger:
             )
             connection.execute(insert(checkpoints).values(line=line, version=0, body=None))
             return
-        raised = {
-            "high_water": max(row.high_water, high_water),
-            "void_below": max(row.void_below, void_below),
-        }
+        gave, base = row.generation, row.base
         if first is not None:
-            if row.generation != generation:
-                raised |= {"generation": generation, "base": row.high_water}
-            if first <= raised.get("base", row.base):
+            if gave != generation:
+                gave, base = generation, row.high_water
+            if first <= base:
                 raise NumbersGiven(row.high_water)
-        connection.execute(update(marks).where(mine).values(raised))
+        connection.execute(
+            _raise_marks,
+            {
+                "of_line": line,
+                "to_high_water": max(row.high_water, high_water),
+                "to_void_below": max(row.void_below, void_below),
+                "to_generation": gave,
+                "to_base": base,
+            },
+        )
 
     async def recall(self, line: str) -> Recalled:
         """What was recorded of `line`."""

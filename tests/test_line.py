@@ -467,7 +467,7 @@ async def test_an_act_is_in_the_audit_before_it_takes_effect(room, line):
     (row,) = await room.book.recent_actions("desk")
     assert (row.who, row.address, row.action, row.number) == ("ines", "10.0.0.7", "remove", 2)
     assert (row.before, row.after, row.outcome) == ("waiting", "removed", "done")
-    assert row.reason == "Closed for today"
+    assert row.reason == "Closed for today / 今天关门"
     assert row.at == room.clock.wall()
 
 

@@ -909,7 +909,7 @@ class WaitingLine:
             number=number,
             before=str(before),
             after=str(after),
-            reason=reason.in_language("en"),
+            reason=" / ".join(said for said in (reason.en, reason.zh) if said),
             address=by.address,
         )
         audit_id = await self._ledger.intend(entry)

@@ -340,7 +340,9 @@ def _place_in(public: Public) -> float | None:
     if public.pace is None or not public.serving:
         return None
     longest = max(for_seconds for _, state, for_seconds, _ in public.seated if state in _SEATED)
-    return max(5.0, public.pace[0] * public.places - longest)
+    left = public.pace[0] * public.places - longest
+    # Somebody who takes longer than usual makes no promise for others.
+    return left if left > 0 else None
 
 
 def _poll(state: State, ahead: int, estimate: tuple[float, float] | None, public: Public) -> Poll:
