@@ -23,7 +23,6 @@ from markupsafe import Markup
 
 # What `lang` attributes and the cookie say -> the folder gettext's tools expect.
 FOLDERS: Mapping[str, str] = {"en": "en", "zh-Hans": "zh_CN"}
-NAMES: Mapping[str, str] = {"en": "English", "zh-Hans": "中文"}
 DEFAULT = "en"
 
 

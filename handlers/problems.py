@@ -108,7 +108,6 @@ SENTENCES: Mapping[str, str] = {
     # the number
     "ticket-missing": N_("We cannot find your number in this browser."),
     "ticket-forged": N_("This is not a number that we gave out for this line."),
-    "ticket-foreign": N_("This number belongs to another line."),
     "ticket-expired": N_("This number is too old. Please take a new one."),
     "ticket-unknown": N_("There is no such number in this line."),
     # what is not there

@@ -40,7 +40,7 @@ class BadInput(Refused):
 
 
 class BadTicket(Refused):
-    """`ticket-missing`, `ticket-forged`, `ticket-foreign` (another line's) or `ticket-expired`."""
+    """`ticket-missing`, `ticket-forged` (another line's is that too) or `ticket-expired`."""
 
 
 class NotFound(Refused):

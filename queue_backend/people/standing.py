@@ -131,7 +131,6 @@ class Standing(NamedTuple):
     moved: Moved | None
     reason: Words
     ended_at: float | None  # wall
-    called_at: float | None  # wall
     poll: Poll
     away: bool
 
@@ -184,7 +183,6 @@ class Standing(NamedTuple):
             moved=roster.moved.get(number),
             reason=seat.said if seat else NOTHING_SAID,
             ended_at=since if state.ended else None,
-            called_at=since if state is State.CALLED else None,
             poll=_poll(state, ahead, estimate, public),
             away=number in roster.away,
         )
@@ -214,7 +212,6 @@ class Standing(NamedTuple):
             moved=None,
             reason=reason,
             ended_at=at,
-            called_at=None,
             poll=_STOP,
             away=False,
         )

@@ -52,7 +52,6 @@ class State(StrEnum):
 _ENDED = frozenset({State.DONE, State.LEFT, State.REMOVED, State.EXPIRED, State.VOID})
 
 NAME_CHARACTERS = 40
-SERVICE_CHARACTERS = 40
 SHORTEST_SECRET_BYTES = 32
 
 
