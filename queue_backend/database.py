@@ -146,7 +146,7 @@ class Database:
         try:
             with self._writing.begin() as connection:
                 for act in batch:
-                    act.run(connection)
+                    act.run(connection, alone=len(batch) == 1)
         except Exception as error:
             # Dying here, before or in the COMMIT, is the same to a caller: outcome unknown.
             log.error("a transaction of %d acts failed: %s", len(batch), error)
@@ -203,10 +203,12 @@ class _Act(Generic[T]):
         self.loop = loop
         self.error: Exception | None = None
 
-    def run(self, connection: Connection) -> None:
+    def run(self, connection: Connection, alone: bool) -> None:
         if self.future.cancelled():
             return
-        savepoint = connection.begin_nested()
+        # Without neighbours the transaction itself is what a refusal undoes.
+        savepoint = connection.get_transaction() if alone else connection.begin_nested()
+        assert savepoint is not None
         try:
             self.result = self.body(connection)
         except Exception as error:
@@ -221,7 +223,8 @@ class _Act(Generic[T]):
             else:
                 self.error = error
         else:
-            savepoint.commit()
+            if not alone:
+                savepoint.commit()
 
     def settle(self) -> None:
         if self.future.done():

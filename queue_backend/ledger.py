@@ -82,9 +82,8 @@ class AuditRow(AuditEntry):
     outcome: str | None
 
 
-# The marks and the checkpoint stand apart: a row is written as a whole, and a join that only
-# raises a mark should not carry 17 KB of roster with it. Both rows are born together.
-marks = Table(
+# One row, because each change of a line raises the marks and replaces the checkpoint.
+lines = Table(
     "people_line",
     metadata,
     Column("line", String(64), primary_key=True),
@@ -93,12 +92,6 @@ marks = Table(
     # Whose roster gave the newest numbers, and above which number that roster began.
     Column("generation", String(32), nullable=False),
     Column("base", BigInteger, nullable=False),
-)
-
-checkpoints = Table(
-    "people_checkpoint",
-    metadata,
-    Column("line", String(64), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("body", LargeBinary(16_000_000)),
 )
@@ -138,24 +131,36 @@ audit_outcomes = Table(
 )
 
 # Made once: building a statement costs as much as running it.
-_look_at_marks = select(marks).where(marks.c.line == bindparam("of_line")).with_for_update()
+_look_at = select(lines).where(lines.c.line == bindparam("of_line")).with_for_update()
 
-_raise_marks = (
-    update(marks)
-    .where(marks.c.line == bindparam("of_line"))
+_write = (
+    update(lines)
+    .where(lines.c.line == bindparam("of_line"))
     .values(
         high_water=bindparam("to_high_water"),
         void_below=bindparam("to_void_below"),
         generation=bindparam("to_generation"),
         base=bindparam("to_base"),
+        version=bindparam("to_version"),
+        body=bindparam("to_body"),
     )
 )
 
-_keep_checkpoint = (
-    update(checkpoints)
-    .where(checkpoints.c.line == bindparam("of_line"))
-    .where(checkpoints.c.version <= bindparam("to_version"))
-    .values(version=bindparam("to_version"), body=bindparam("to_body"))
+# Nearly every change is simply the next one: then nothing has to be looked at before.
+_write_next = (
+    update(lines)
+    .where(lines.c.line == bindparam("of_line"))
+    .where(lines.c.generation == bindparam("of_generation"))
+    .where(lines.c.base < bindparam("of_first"))
+    .where(lines.c.high_water <= bindparam("to_high_water"))
+    .where(lines.c.void_below <= bindparam("to_void_below"))
+    .where(lines.c.version <= bindparam("to_version"))
+    .values(
+        high_water=bindparam("to_high_water"),
+        void_below=bindparam("to_void_below"),
+        version=bindparam("to_version"),
+        body=bindparam("to_body"),
+    )
 )
 
 _drop_tombstone = (
@@ -163,6 +168,65 @@ _drop_tombstone = (
     .where(tombstones.c.line == bindparam("of_line"))
     .where(tombstones.c.number == bindparam("of_number"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _LineChange:
+    """One change of a line on its way into the line's row."""
+
+    line: str
+    generation: str
+    first: int | None
+    high_water: int
+    void_below: int
+    version: int
+    checkpoint: bytes
+
+    def write(self, connection: Connection) -> None:
+        next_one = {
+            "of_line": self.line,
+            "of_generation": self.generation,
+            "of_first": self.high_water + 1 if self.first is None else self.first,
+            "to_high_water": self.high_water,
+            "to_void_below": self.void_below,
+            "to_version": self.version,
+            "to_body": self.checkpoint,
+        }
+        if connection.execute(_write_next, next_one).rowcount:
+            return
+        row = connection.execute(_look_at, {"of_line": self.line}).one_or_none()
+        if row is None:
+            connection.execute(
+                insert(lines).values(
+                    line=self.line,
+                    high_water=self.high_water,
+                    void_below=self.void_below,
+                    generation=self.generation,
+                    base=0,
+                    version=self.version,
+                    body=self.checkpoint,
+                )
+            )
+            return
+        gave, base = row.generation, row.base
+        if self.first is not None:
+            if gave != self.generation:
+                gave, base = self.generation, row.high_water
+            if self.first <= base:
+                raise NumbersGiven(row.high_water)
+        newer = self.version >= row.version
+        connection.execute(
+            _write,
+            {
+                "of_line": self.line,
+                "to_high_water": max(row.high_water, self.high_water),
+                "to_void_below": max(row.void_below, self.void_below),
+                "to_generation": gave,
+                "to_base": base,
+                "to_version": self.version if newer else row.version,
+                "to_body": self.checkpoint if newer else row.body,
+            },
+        )
 
 
 class Ledger:
@@ -179,7 +243,7 @@ class Ledger:
         first: int | None,
         high_water: int,
         version: int,
-        checkpoint: bytes | None,
+        checkpoint: bytes,
         void_below: int,
         ended: Sequence[Tombstone],
         revived: Sequence[int],
@@ -194,13 +258,13 @@ class Ledger:
         Safe to repeat and safe to arrive late: marks only rise, and a checkpoint never replaces
         one of a higher version. A number in both `revived` and `ended` stays ended.
         """
-        to = {"of_line": line, "to_version": version, "to_body": checkpoint}
         dropped = [*revived, *(tombstone.number for tombstone in ended)]
 
         def act(connection: Connection) -> None:
-            self._raise_marks(connection, line, generation, first, high_water, void_below)
-            if checkpoint is not None:
-                connection.execute(_keep_checkpoint, to)
+            change = _LineChange(
+                line, generation, first, high_water, void_below, version, checkpoint
+            )
+            change.write(connection)
             if dropped:
                 connection.execute(
                     _drop_tombstone, [{"of_line": line, "of_number": number} for number in dropped]
@@ -218,63 +282,14 @@ class Ledger:
 
         await self._database.write(act)
 
-    def _raise_marks(
-        self,
-        connection: Connection,
-        line: str,
-        generation: str,
-        first: int | None,
-        high_water: int,
-        void_below: int,
-    ) -> None:
-        row = connection.execute(_look_at_marks, {"of_line": line}).one_or_none()
-        if row is None:
-            connection.execute(
-                insert(marks).values(
-                    line=line,
-                    high_water=high_water,
-                    void_below=void_below,
-                    generation=generation,
-                    base=0,
-                )
-            )
-            connection.execute(insert(checkpoints).values(line=line, version=0, body=None))
-            return
-        gave, base = row.generation, row.base
-        if first is not None:
-            if gave != generation:
-                gave, base = generation, row.high_water
-            if first <= base:
-                raise NumbersGiven(row.high_water)
-        connection.execute(
-            _raise_marks,
-            {
-                "of_line": line,
-                "to_high_water": max(row.high_water, high_water),
-                "to_void_below": max(row.void_below, void_below),
-                "to_generation": gave,
-                "to_base": base,
-            },
-        )
-
     async def recall(self, line: str) -> Recalled:
         """What was recorded of `line`."""
 
         def look(connection: Connection) -> Recalled:
-            row = connection.execute(
-                select(
-                    marks.c.high_water,
-                    marks.c.void_below,
-                    checkpoints.c.version,
-                    checkpoints.c.body,
-                )
-                # A checkpoint that was lost must not take the high-water mark with it.
-                .outerjoin_from(marks, checkpoints, marks.c.line == checkpoints.c.line)
-                .where(marks.c.line == line)
-            ).one_or_none()
+            row = connection.execute(select(lines).where(lines.c.line == line)).one_or_none()
             if row is None:
                 return Recalled(0, 0, 0, None)
-            return Recalled(row.high_water, row.void_below, row.version or 0, row.body)
+            return Recalled(row.high_water, row.void_below, row.version, row.body)
 
         return await self._database.read(look)
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from queue_backend.database import Database
 from queue_backend.errors import Unavailable
-from queue_backend.ledger import Ledger, checkpoints, tombstones
+from queue_backend.ledger import Ledger, lines, tombstones
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.marshal import Marshal
 from queue_backend.people.memory import MemoryStore
@@ -231,7 +231,7 @@ class Room:
     async def lose_checkpoint(self):
         """As a data directory restored without it: the marks stay."""
         await self.database.write(
-            lambda connection: connection.execute(update(checkpoints).values(body=None)).close()
+            lambda connection: connection.execute(update(lines).values(body=None)).close()
         )
 
     async def lose_all_but_the_marks(self):

@@ -38,7 +38,7 @@ async def record(ledger, line="desk", **changes):
         "first": None,
         "high_water": 0,
         "version": 0,
-        "checkpoint": None,
+        "checkpoint": b"roster",
         "void_below": 0,
         "ended": (),
         "revived": (),
@@ -58,7 +58,7 @@ async def test_what_is_recorded_is_recalled(ledger):
 async def test_marks_only_rise(ledger):
     await record(ledger, high_water=42, void_below=30)
     await record(ledger, high_water=41, void_below=29)
-    assert await ledger.recall("desk") == Recalled(42, 30, 0, None)
+    assert await ledger.recall("desk") == Recalled(42, 30, 0, b"roster")
 
 
 async def test_an_older_checkpoint_never_replaces_a_newer_one(ledger):
@@ -69,10 +69,10 @@ async def test_an_older_checkpoint_never_replaces_a_newer_one(ledger):
     assert (await ledger.recall("desk")).checkpoint == b"same version, written again"
 
 
-async def test_a_record_without_a_checkpoint_keeps_the_one_that_is_there(ledger):
-    await record(ledger, high_water=1, version=8, checkpoint=b"roster")
-    await record(ledger, high_water=2, version=9)
-    assert await ledger.recall("desk") == Recalled(2, 0, 8, b"roster")
+async def test_one_that_is_late_raises_the_marks_and_leaves_the_newer_checkpoint(ledger):
+    await record(ledger, high_water=4, version=8, checkpoint=b"new")
+    await record(ledger, high_water=6, void_below=2, version=7, checkpoint=b"old")
+    assert await ledger.recall("desk") == Recalled(6, 2, 8, b"new")
 
 
 async def test_lines_are_apart(ledger):
@@ -117,7 +117,7 @@ async def test_a_record_is_all_or_nothing(ledger, database):
     broken = Tombstone(5, None, 1.0, "")  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
         await record(ledger, high_water=9, version=9, checkpoint=b"x", ended=[left(4), broken])
-    assert await ledger.recall("desk") == Recalled(1, 0, 0, None)
+    assert await ledger.recall("desk") == Recalled(1, 0, 0, b"roster")
     assert await ledger.tombstone("desk", 4) is None
 
 
@@ -169,14 +169,6 @@ async def test_a_record_replaces_and_does_not_heap_up(ledger, database):
     assert size < 100
 
 
-async def test_a_lost_checkpoint_does_not_take_the_high_water_mark_along(ledger, database):
-    await record(ledger, high_water=41, void_below=7, version=3, checkpoint=b"x")
-    await database.write(
-        lambda connection: connection.execute(text("DELETE FROM people_checkpoint"))
-    )
-    assert await ledger.recall("desk") == Recalled(41, 7, 0, None)
-
-
 async def test_numbers_of_one_generation_may_be_told_in_any_order(ledger):
     """Its roster keeps them apart; two processes raise the mark as they come."""
     await record(ledger, generation="a", first=4, high_water=6)
@@ -189,7 +181,7 @@ async def test_a_number_given_by_one_generation_is_refused_to_every_other(ledger
     with pytest.raises(NumbersGiven) as refused:
         await record(ledger, generation="b", first=9, high_water=9, checkpoint=b"b", version=5)
     assert refused.value.high_water == 9
-    assert (await ledger.recall("desk")).checkpoint is None
+    assert (await ledger.recall("desk")).checkpoint == b"roster"
     await record(ledger, generation="b", first=10, high_water=10)
     with pytest.raises(NumbersGiven):  # the older one is late with a number that b has given
         await record(ledger, generation="a", first=10, high_water=10)

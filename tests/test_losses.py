@@ -316,9 +316,9 @@ async def test_everything_lost_but_the_browsers_tickets(
 
 
 def forget_checkpoint(server: Serving) -> None:
-    """The body is gone; the high-water mark, which is another row, stays."""
+    """The body is gone; the high-water mark stays."""
     with closing(sqlite3.connect(database_of(server))) as connection:
-        connection.execute("UPDATE people_checkpoint SET body = NULL")
+        connection.execute("UPDATE people_line SET body = NULL")
         connection.commit()
 
 
