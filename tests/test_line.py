@@ -255,6 +255,7 @@ async def test_a_poll_asks_no_store_and_no_ledger(room):
 
 async def test_the_heartbeats_of_a_second_travel_together(room, line):
     visitors = await room.fill(200)
+    await room.pass_time(1)
     room.store.calls.clear()
     batches = line.beats.batches
     for visitor in visitors * 3:
@@ -263,6 +264,15 @@ async def test_the_heartbeats_of_a_second_travel_together(room, line):
     assert line.beats.batches - batches == 1
     assert room.store.calls["touch_many"] == 1
     assert room.store.calls["cas"] == 0
+
+
+async def test_who_has_just_joined_needs_no_heartbeat(room, line):
+    visitors = await room.fill(20)
+    for visitor in visitors:
+        await visitor.poll()
+    room.store.calls.clear()
+    await line.round()
+    assert room.store.calls["touch_many"] == 0
 
 
 async def test_a_process_that_does_not_know_a_ticket_asks_once(room):
@@ -767,6 +777,7 @@ async def test_an_unreadable_checkpoint_is_as_none(room):
 
 async def test_a_lost_entry_is_made_again_by_the_next_heartbeat(room, line):
     (ada,) = await room.fill(1)
+    await room.pass_time(1)
     room.store.lose(":t:1")
     await ada.poll()
     await line.round()

@@ -344,6 +344,16 @@ async def test_a_round_asks_about_the_front_and_about_few_others(paused):
     assert max(asked) <= FRONT
 
 
+async def test_a_rush_is_not_asked_about_before_anybody_in_it_could_be_away(paused):
+    await paused.fill(FRONT)
+    await paused.pass_time(2)
+    await paused.fill(1_000)
+    await paused.line.round()
+    paused.store.keys_asked = 0
+    await paused.marshal.tick()
+    assert paused.store.keys_asked <= FRONT
+
+
 async def test_everybody_is_asked_about_before_they_could_be_silent_for_long(paused):
     await paused.fill(500)
     away = await seconds_until(paused, lambda: len(paused.roster.away) == 500)

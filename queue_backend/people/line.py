@@ -69,6 +69,7 @@ TRIES = 30
 # a pause of the whole process, nobody's time runs out unseen.
 UNSTAMPED_SECONDS = 3.0
 RECENT_SECONDS = 3600.0
+FRESH_SECONDS = 1.0
 JOINING = b"?"
 
 Apply = Callable[[Roster, float], tuple[Roster, object]]
@@ -532,8 +533,11 @@ class WaitingLine:
         """Read the roster anew, send the heartbeats gathered since, learn missing names."""
         await self.refresh()
         heard, self._heard = self._heard, {}
-        if heard:
-            await asyncio.gather(*(self.beats.ask(ticket) for ticket in heard.values()))
+        # The entry of somebody who has just joined is as fresh as a heartbeat would make it.
+        joined_by = self._clock.wall() - FRESH_SECONDS
+        beats = [self.beats.ask(each) for each in heard.values() if each.joined_at <= joined_by]
+        if beats:
+            await asyncio.gather(*beats)
         back, self._back = self._back, set()
         if back:
             await self._change(lambda roster, now: (roster.hear(back), None))
@@ -958,7 +962,7 @@ class WaitingLine:
             state,
             roster,
             self.public(),
-            self._names.shown,
+            self._names,
             self._now(roster),
             self._clock.wall(),
             self.rules,

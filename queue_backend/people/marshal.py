@@ -14,8 +14,10 @@ does one round.
 """
 
 import logging
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from math import inf
 
 from queue_backend.clock import Clock
 from queue_backend.errors import Unavailable
@@ -57,6 +59,7 @@ class Watch:
         self.since = since
         self._rules = rules
         self._known = NumberSet()  # those in number order that the wheel has
+        self._next_number = inf  # as it was at the last look; before the first, all are asked about
         self._wheel: defaultdict[int, list[int]] = defaultdict(list)
         self._turned = int(since)
         self._missing_since: dict[int, float] = {}
@@ -70,7 +73,11 @@ class Watch:
         unseen = roster.order.regular.minus(self._known)
         begun = unseen.first(ASKED_A_ROUND)
         self._known = roster.order.regular.minus(unseen.discard_many(begun))
-        asked.update(begun)
+        # Whoever has joined since the last look was heard then, and need not be asked about.
+        joined = bisect_left(begun, self._next_number)
+        asked.update(begun[:joined])
+        self._wheel[int(now + self._rules.away_after_seconds) + 1] += begun[joined:]
+        self._next_number = roster.next_number
         while self._turned <= int(now) and len(asked) < 2 * ASKED_A_ROUND:
             due = self._wheel.pop(self._turned, [])
             asked.update(number for number in due[:ASKED_A_ROUND] if number in roster.order)
