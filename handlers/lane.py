@@ -12,7 +12,6 @@ What must change with this: `PollApi` and `TakeApi` in `waiting.py`, which answe
 addresses.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Mapping
@@ -136,8 +135,8 @@ class FastLane:
             ticket = await counter.line.take(
                 said.get("name", ""), said.get("service", ""), said.get("request_id", "")
             )
-            standing = await counter.line.stand(ticket)
-            if standing.state.ended:
+            standing = counter.line.standing_known(ticket)
+            if standing is None or standing.state.ended:
                 return None
             cookies = parse_cookie(headers.get("Cookie", ""))
             text = self._text(counter, standing, headers, cookies)
@@ -204,7 +203,6 @@ class Entrance(HTTPMessageDelegate):
         self._told: Told | None = None
         self._joins: Counter | None = None
         self._body = b""
-        self._gone = False
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
@@ -220,39 +218,33 @@ class Entrance(HTTPMessageDelegate):
         return self._ordinary.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._joins is not None:
-            self._body += chunk
+        if self._joins is None:
+            return self._ordinary.data_received(chunk)
+        self._body += chunk
+        if len(self._body) < int(self._headers["Content-Length"]):
             return None
-        return self._ordinary.data_received(chunk)
+        # The connection waits for this as for a body, at most for the body's time-out: that
+        # spares a task, and setting the watch for a client that closes meanwhile.
+        return self._join(self._joins)
 
     def finish(self) -> None:
         if self._told is not None:
-            self._write(self._told)
-        elif self._joins is not None:
-            # The connection waits for this answer before it reads on; the task is held by it.
-            self._task = asyncio.create_task(self._join(self._joins))
-        else:
-            self._ordinary.finish()
+            self._connection.write_headers(
+                self._told.start_line, self._told.headers, self._told.body
+            )
+            self._connection.finish()
+            return
+        if self._joins is not None:
+            self._ordinary.headers_received(self._start_line, self._headers)
+            self._ordinary.data_received(self._body)
+        self._ordinary.finish()
 
     def on_connection_close(self) -> None:
-        self._gone = True
         if self._told is None and self._joins is None:
             self._ordinary.on_connection_close()
 
     async def _join(self, counter: Counter) -> None:
         try:
-            told = await self._lane.join(counter, self._headers, self._body)
+            self._told = await self._lane.join(counter, self._headers, self._body)
         except Exception:
             log.exception("a join failed on the fast lane; it is asked again the ordinary way")
-            told = None
-        if self._gone:
-            return
-        if told is not None:
-            return self._write(told)
-        self._ordinary.headers_received(self._start_line, self._headers)
-        self._ordinary.data_received(self._body)
-        self._ordinary.finish()
-
-    def _write(self, told: Told) -> None:
-        self._connection.write_headers(told.start_line, told.headers, told.body)
-        self._connection.finish()

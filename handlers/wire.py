@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from downstream.adapter import N_, Adapter
 from handlers.parts import Desk
+from queue_backend.people.names import Neighbour
 from queue_backend.people.roster import Words
-from queue_backend.people.standing import Answer, Neighbour, Overview, Poll, Public, Row, Standing
+from queue_backend.people.standing import Answer, Overview, Poll, Public, Row, Standing
 from queue_backend.people.ticket import State, Ticket
 from queue_backend.work.job import Job, JobState
 
@@ -27,6 +28,7 @@ quoted: Callable[[str], str] = json.encoder.encode_basestring
 
 VERSION = 1
 MOST_SHOWN = 20  # at the desk or called, on a page and on the wall
+NEIGHBOURS_KEPT = 1024
 
 # For whoever looks at the line without a number; who holds one is told by the line.
 LOOKING = {"in": 10, "hidden_in": 30, "stale_after": 30}
@@ -63,8 +65,9 @@ class PollText:
     """The same body as `poll_body`, as JSON.
 
     What a line tells everybody is written once for each state of it; the small parts of which
-    there are many are written by hand, because the encoder costs more than all the rest. The
-    cost must not grow with how many different people ask, so nothing is kept for each.
+    there are many are written by hand, because the encoder costs more than all the rest. Of
+    those in front some are kept, because all who join together see nearly the same; not all,
+    because the cost must not grow with how many different people ask.
     """
 
     def __init__(self, desk: Desk, build: str) -> None:
@@ -72,11 +75,13 @@ class PollText:
         self._begin = f'{{"v":{VERSION},"build":{to_json(build)},"rev":'
         self._public: Public | None = None
         self._shared: dict[str, str] = {}  # by language
+        self._neighbours: dict[Neighbour, str] = {}
 
     def of(self, standing: Standing, public: Public, language: str, now: float) -> str:
         if public is not self._public:
             self._public = public
             self._shared.clear()
+            self._neighbours.clear()
         shared = self._shared.get(language)
         if shared is None:
             line = to_json(line_part(public, self._desk, language))
@@ -86,7 +91,8 @@ class PollText:
             ticket = self._waiting(standing)
         else:
             ticket = to_json(ticket_part(standing, public, self._desk, language))
-        ahead = ",".join([self._neighbour(*each) for each in standing.neighbours])
+        known = self._neighbours
+        ahead = ",".join([known.get(each) or self._neighbour(each) for each in standing.neighbours])
         shown, hidden, stale = standing.poll
         return (
             f'{self._begin}{standing.rev},"now":{int(now)},{shared},'
@@ -111,13 +117,17 @@ class PollText:
             f'"away":{"true" if standing.away else "false"},"end":null}}'
         )
 
-    def _neighbour(self, number: int, name: str, state: State, for_seconds: float | None) -> str:
+    def _neighbour(self, neighbour: Neighbour) -> str:
         """As `neighbour_part`."""
+        number, name, state, for_seconds = neighbour
         since = "null" if for_seconds is None else int(for_seconds)
-        return (
+        text = (
             f'{{"no":"{self._desk.number_text(number)}","name":{quoted(name)},'
             f'"state":"{state.value}","for":{since}}}'
         )
+        if len(self._neighbours) < NEIGHBOURS_KEPT:
+            self._neighbours[neighbour] = text
+        return text
 
 
 def with_token(poll_text: str, token: str) -> str:

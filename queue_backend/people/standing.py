@@ -9,10 +9,10 @@ as all that is computed for it.
 Kept out: where the roster comes from (`line.py`), and every word that people read.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+from queue_backend.people.names import Names, Neighbour
 from queue_backend.people.roster import NOTHING_SAID, Gate, Moved, Roster, Seat, Words
 from queue_backend.people.rules import Rules
 from queue_backend.people.ticket import State, Ticket
@@ -20,15 +20,6 @@ from queue_backend.people.ticket import State, Ticket
 NEIGHBOURS = 10
 SEATED_SHOWN = 4
 STAMP_SECONDS = 45  # a ticket is stamped anew when its stamp is older
-
-
-class Neighbour(NamedTuple):
-    """Somebody in front. `name` is as others may see it, and empty while unknown."""
-
-    number: int
-    name: str
-    state: State
-    for_seconds: float | None  # in this state; None for those who wait
 
 
 class Answer(NamedTuple):
@@ -141,7 +132,7 @@ class Standing(NamedTuple):
         state: State,
         roster: Roster,
         public: Public,
-        shown_name: Callable[[int], str],
+        names: Names,
         now: float,
         wall: float,
         rules: Rules,
@@ -156,7 +147,7 @@ class Standing(NamedTuple):
             rank = roster.order.rank(number)
             ahead = len(public.seated) + rank
             behind = public.waiting - rank - 1
-            neighbours = _in_front(number, roster, public, shown_name)
+            neighbours = _in_front(number, roster, public, names)
             if public.pace is not None:
                 estimate = (ahead * public.pace[0], ahead * public.pace[1])
         paper = stamped(ticket, state, estimate, int(wall))
@@ -316,20 +307,12 @@ def _grew(
     return "paused" if roster.gate is Gate.PAUSED else "slow"
 
 
-def _in_front(
-    number: int, roster: Roster, public: Public, shown_name: Callable[[int], str]
-) -> tuple[Neighbour, ...]:
+def _in_front(number: int, roster: Roster, public: Public, names: Names) -> tuple[Neighbour, ...]:
     """Up to ten: first those at the desk and called, then the nearest who wait."""
     seated = public.seated[:SEATED_SHOWN]
-    shown = [
-        Neighbour(each, shown_name(each), state, for_seconds)
-        for each, state, for_seconds, _ in seated
-    ]
-    shown += [
-        Neighbour(each, shown_name(each), State.WAITING, None)
-        for each in roster.order.before(number, NEIGHBOURS - len(seated))
-    ]
-    return tuple(shown)
+    shown = [names.seated(each, state, for_seconds) for each, state, for_seconds, _ in seated]
+    before = roster.order.before(number, NEIGHBOURS - len(seated))
+    return (*shown, *[names.waiting(each) for each in before])
 
 
 def _place_in(public: Public) -> float | None:

@@ -115,7 +115,7 @@ class TicketSigner:
             ticket.state.value,
             ticket.promised_at,
         ]
-        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        text = _encode(fields)
         signed = create_signed_value(
             self._keys,
             _purpose(ticket.line),
@@ -180,6 +180,9 @@ class TicketSigner:
         )
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _purpose(line: str) -> str:
     # The signature binds this name, so a ticket of one line is no ticket of another.
     return f"ticket:{line}"
@@ -209,7 +212,7 @@ def clean_name(text: object) -> str:
         raise BadInput("name-empty", "name")
     if len(name) > NAME_CHARACTERS:
         raise BadInput("name-long", "name")
-    for character in name:
+    for character in frozenset(name):
         category = unicodedata.category(character)
         if category in _REFUSED_CATEGORIES or character in _REFUSED_CHARACTERS:
             raise BadInput("name-characters", "name")
