@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
@@ -268,13 +269,21 @@ class Seen:
         return range(len(self._begins) + 1)
 
     def exceptions(self) -> list[tuple[float, float]]:
-        """When somebody may have come to stand before others again."""
-        return sorted(
+        """When somebody may have come to stand before others again: by their own wish, or
+        because they looked in for the first time after a loss, perhaps long after it."""
+        wished = [
             (call.began, call.ended)
             for visit in self.visits.values()
             for call in visit.calls
             if call.verb in ("undo", "return") and call.outcome != FAILED
-        )
+        ]
+        entered = [
+            (call.began, call.ended)
+            for visit in self.visits.values()
+            for (_, before), (call, told) in pairwise(visit.told)
+            if self.generation(told) > self.generation(before)
+        ]
+        return sorted(wished + entered)
 
 
 def numbers_are_given_once(seen: Seen) -> Iterator[Violation]:

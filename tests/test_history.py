@@ -322,6 +322,14 @@ def test_s10_allows_any_place_while_a_lost_line_is_put_back_in_order():
     assert tale.broken() == []
 
 
+def test_s10_allows_one_place_for_each_who_looks_in_long_after_a_loss():
+    tale = Tale().took("ann", 4, 0, rev=1, ahead=1).took("bob", 5, 0.2, rev=2, ahead=2)
+    tale.waits("bob", 5, 10, rev=2000, ahead=1, behind=0, waiting=2)
+    tale.waits("ann", 4, 14, rev=2001, ahead=1, behind=1, waiting=3)
+    assert "S10" not in tale.waits("bob", 5, 15, rev=2001, ahead=2, waiting=3).broken()
+    assert "S10" in tale.waits("bob", 5, 16, rev=2002, ahead=4, waiting=5).broken()
+
+
 def test_l1_finds_somebody_waiting_after_a_long_silence():
     tale = Tale().took("ann", 1, 0)
     assert tale.waits("ann", 1, 60, rev=9, ahead=0).broken() == ["L1"]
