@@ -6,6 +6,7 @@ taken between asking and binding.
 
 import contextlib
 import os
+import pwd
 import random
 import re
 import shutil
@@ -13,13 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 ROOT = Path(__file__).resolve().parent.parent
 LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
@@ -49,6 +55,8 @@ def wait_until(what: str, seconds: float, check: Callable[[], bool]) -> None:
 class Process:
     """One child of the tests: started, signalled, ended; its output kept in files."""
 
+    polite_signal = signal.SIGTERM
+
     def __init__(self, directory: Path, name: str) -> None:
         self.directory = directory
         self.name = name
@@ -73,7 +81,12 @@ class Process:
         """What it wrote to its standard error so far, over all its starts."""
         return (self.directory / f"{self.name}.err").read_text()
 
-    def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def spawn(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+    ) -> None:
         assert not self.running, f"{self.name} is running already"
         self.directory.mkdir(parents=True, exist_ok=True)
         with (
@@ -82,7 +95,11 @@ class Process:
         ):
             self._child = subprocess.Popen(
                 list(command),
-                cwd=ROOT,
+                # Another user may not be let into the directory of ours.
+                cwd=ROOT if user is None else "/",
+                user=user,
+                group=user and pwd.getpwnam(user).pw_gid,
+                extra_groups=user and [],
                 env=dict(environment) if environment is not None else None,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -111,7 +128,7 @@ class Process:
             return 0
         if self.running:
             self.go_on()
-            self.send(signal.SIGTERM)
+            self.send(self.polite_signal)
         try:
             return self._child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -171,6 +188,165 @@ class Memcached(Process):
 
     def __enter__(self) -> Self:
         return self.start()
+
+
+class DatabaseServer(Process):
+    """A database server with a data directory and a port of its own, on 127.0.0.1 only.
+
+    What it has answered as committed is on the disk, as in a real installation; only memory is
+    small, and what nobody asks for is off. Started again on the same object it finds what it
+    left behind, at the same address.
+    """
+
+    administration: str  # the database that every such server has
+
+    def __init__(self, directory: Path, name: str) -> None:
+        super().__init__(directory, name)
+        self.port = free_port()
+        self._databases = 0
+
+    def new_database(self) -> str:
+        """The address of a database that is empty."""
+        self._databases += 1
+        name = f"now_serving_{self._databases}"
+        self.ask(f"CREATE DATABASE {name}")
+        return self.address(name)
+
+    def address(self, database: str) -> str:
+        raise NotImplementedError
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        """What the server answers to whoever administers it."""
+        engine = create_engine(
+            self.address(self.administration), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            answer = connection.exec_driver_sql(statement)
+            return [tuple(row) for row in answer] if answer.returns_rows else []
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("SELECT 1") == [(1,)]
+        except DBAPIError:
+            assert self.running, f"{self.name} ended with {self.wait()}\n{self.log}"
+            return False
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+
+class MariaDB(DatabaseServer):
+    """A real mariadbd, from Debian's mariadb-server."""
+
+    administration = "mysql"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "mariadb")
+        self.data = directory / "data"
+
+    @staticmethod
+    def installed() -> bool:
+        return shutil.which("mariadbd") is not None
+
+    def address(self, database: str) -> str:
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> Self:
+        options = ["--no-defaults", f"--datadir={self.data}"]
+        if os.geteuid() == 0:
+            options += ["--user=root"]
+        if not self.data.exists():
+            self.spawn(
+                ["mariadb-install-db", *options, "--skip-test-db"]
+                + ["--auth-root-authentication-method=normal"]
+            )
+            assert self.wait(60) == 0, self.log
+        self.spawn(
+            ["mariadbd", *options, f"--port={self.port}", "--bind-address=127.0.0.1"]
+            + [f"--socket={self.directory / 's'}", f"--pid-file={self.directory / 'pid'}"]
+            + ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"]
+            + ["--innodb-log-file-size=192M", "--max-allowed-packet=64M", "--skip-name-resolve"]
+            + ["--performance-schema=OFF", "--skip-log-bin"]
+        )
+        wait_until(f"mariadbd on port {self.port}", 30, self.answers)
+        return self
+
+
+class PostgreSQL(DatabaseServer):
+    """A real PostgreSQL, from Debian's postgresql. It refuses to be run by root, and so is
+    another user's then, whose data lie where that user is let in."""
+
+    administration = "postgres"
+    polite_signal = signal.SIGINT  # to its own SIGTERM it would wait until all clients are gone
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "postgresql")
+        self._user: str | None = None
+        self._home = directory
+        if os.geteuid() == 0:
+            known = {entry.pw_name for entry in pwd.getpwall()}
+            self._user = "postgres" if "postgres" in known else "nobody"
+            self._home = Path(tempfile.mkdtemp(prefix="now-serving-postgresql-"))
+            shutil.chown(self._home, self._user)
+        self.data = self._home / "data"
+
+    @staticmethod
+    def installed() -> bool:
+        return PostgreSQL._programs() is not None
+
+    @staticmethod
+    def _programs() -> Path | None:
+        # Debian keeps them off the PATH, because several versions may stand side by side.
+        found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+        newest = max(found, key=lambda path: float(path.parent.parent.name), default=None)
+        on_path = shutil.which("postgres")
+        return newest.parent if newest else Path(on_path).parent if on_path else None
+
+    def address(self, database: str) -> str:
+        return f"postgresql+psycopg://now_serving@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> Self:
+        programs = self._programs()
+        assert programs is not None, "PostgreSQL is not installed"
+        if not self.data.exists():
+            self.spawn(
+                [str(programs / "initdb"), "-D", str(self.data), "-U", "now_serving"]
+                + ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"],
+                user=self._user,
+            )
+            assert self.wait(60) == 0, self.log
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "shared_buffers": "32MB",
+            "fsync": "on",
+            "synchronous_commit": "on",
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self.spawn([str(programs / "postgres"), "-D", str(self.data), *options], user=self._user)
+        wait_until(f"postgres on port {self.port}", 30, self.answers)
+        return self
+
+    def kill(self) -> None:
+        """As a crash: nothing is finished or flushed. Its children go too, as they would not
+        at once with kill -9."""
+        if self.running:
+            self.send(signal.SIGQUIT)
+            self.wait()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._home != self.directory:
+            shutil.rmtree(self._home)
 
 
 class Serving(Process):
