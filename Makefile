@@ -25,7 +25,7 @@ install: .venv/.installed-dev  ## virtual environment with requirements.txt and 
 run: .venv/.installed  ## everything a fresh machine lacks, then the app on its embedded default
 	@exec .venv/bin/python app.py serve $(OPTIONS)
 
-test: .venv/.installed-dev .browser-and-memcached  ## everything a fresh machine lacks, then the tests
+test: .venv/.installed-dev .browser-and-servers  ## everything a fresh machine lacks, then the tests
 	@.venv/bin/python -m pytest $(OPTIONS)
 
 check: .venv/.installed-dev  ## lint, format and types: what CI runs before the tests
@@ -50,12 +50,16 @@ bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, 
 	@echo 'Installing requirements-dev.txt into .venv' >&2
 	@$(PIP) install -r requirements-dev.txt && touch $@
 
-# The tests start their own memcached and browser, on free ports; the font draws Chinese.
-.PHONY: .browser-and-memcached
-.browser-and-memcached:
-	@{ command -v memcached && command -v chromium && command -v chromedriver \
-		&& test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc; } >/dev/null \
-	|| $(call packages,memcached chromium chromium-driver fonts-wqy-microhei)
+# The tests start their own servers and browser, on free ports; the font draws Chinese.
+# MariaDB's two packages are programs only; Debian's postgresql may start one on its own port.
+.PHONY: .browser-and-servers
+.browser-and-servers:
+	@{ command -v memcached && command -v mariadbd && command -v mariadb-install-db \
+		&& command -v my_print_defaults && ls /usr/lib/postgresql/*/bin/initdb \
+		&& command -v chromium && command -v chromedriver \
+		&& test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc; } >/dev/null 2>&1 \
+	|| $(call packages,memcached mariadb-server-core mariadb-client-core postgresql chromium \
+		chromium-driver fonts-wqy-microhei)
 
 .PHONY: .wrk-and-memcached
 .wrk-and-memcached:

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import Clock
-from tests.processes import Memcached, Serving, ended_together
+from tests.processes import MariaDB, Memcached, PostgreSQL, Serving, ended_together
+
+
+def must_be_installed(is_installed: bool, packages: str) -> None:
+    """Skipping is a choice one makes aloud, and CI never makes it."""
+    if is_installed:
+        return
+    reason = f"not installed: make test does it, or apt-get install {packages}"
+    if os.environ.get("NOWSERVING_TEST_SKIP") and os.environ.get("CI") != "true":
+        pytest.skip(reason)
+    pytest.fail(reason)
 
 
 @pytest.fixture
@@ -19,13 +29,24 @@ def clock() -> Clock:
 @pytest.fixture(scope="session")
 def memcached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memcached]:
     """One real memcached for all tests; a test that needs it empty flushes it first."""
-    if not Memcached.installed():
-        reason = "memcached is not installed (apt-get install memcached)"
-        # Skipping is a choice one makes aloud, and CI never makes it.
-        if os.environ.get("NOWSERVING_TEST_SKIP") and os.environ.get("CI") != "true":
-            pytest.skip(reason)
-        pytest.fail(reason)
+    must_be_installed(Memcached.installed(), "memcached")
     with Memcached(tmp_path_factory.mktemp("memcached")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    """One real MariaDB for all tests; each asks it for a `new_database()`."""
+    must_be_installed(MariaDB.installed(), "mariadb-server-core mariadb-client-core")
+    with MariaDB(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """One real PostgreSQL for all tests; each asks it for a `new_database()`."""
+    must_be_installed(PostgreSQL.installed(), "postgresql")
+    with PostgreSQL(tmp_path_factory.mktemp("postgresql")) as server:
         yield server
 
 
