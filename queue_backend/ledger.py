@@ -9,7 +9,9 @@ Kept out: what a checkpoint or a tombstone's reason contains (`people/line.py`),
 something is recorded (`people/line.py` too: before a number is shown).
 """
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import (
@@ -31,7 +33,9 @@ from sqlalchemy import (
 )
 
 from queue_backend.database import Database, metadata
-from queue_backend.errors import NumbersGiven
+from queue_backend.errors import NowServingError, NumbersGiven
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """What an operator is about to do; `at` is wall time, `before` and `after` are states."""
+    """What an operator is about to do; `at` is wall time, `before` and `after` are states.
+    `number` is that of a ticket, or the id of a job."""
 
     line: str
     at: float
@@ -307,6 +312,19 @@ class Ledger:
             return Tombstone(*row) if row else None
 
         return await self._database.read(look)
+
+    @contextlib.asynccontextmanager
+    async def witness(self, entry: AuditEntry) -> AsyncIterator[None]:
+        """Around an act of an operator: it is in the audit before it takes effect, and what
+        became of it afterwards. Dying in between leaves it there without an outcome."""
+        audit_id = await self.intend(entry)
+        try:
+            yield
+        except NowServingError as error:
+            await self.conclude(audit_id, error.code)
+            raise
+        await self.conclude(audit_id, "done")
+        log.info("line %s: %s did %s %s", entry.line, entry.who, entry.action, entry.number or "")
 
     async def intend(self, entry: AuditEntry) -> int:
         """Enter what is about to be done; it is on disk on return, and may be done now."""

@@ -86,6 +86,9 @@ class TroubledLedger:
         self.tell = asyncio.Event()  # cleared: what was recalled waits before it is told
         self.tell.set()
 
+    def witness(self, entry):
+        return Ledger.witness(self, entry)
+
     def __getattr__(self, name):
         act = getattr(self.inner, name)
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from queue_backend.database import Database
-from queue_backend.errors import NumbersGiven, Unavailable
+from queue_backend.errors import NumbersGiven, Unavailable, WrongState
 from queue_backend.ledger import AuditEntry, Ledger, Recalled, Tombstone
 
 
@@ -150,6 +150,17 @@ async def test_the_first_outcome_of_an_action_stands(ledger):
     await ledger.conclude(audit_id, "wrong-state")
     await ledger.conclude(audit_id, "done")
     assert (await ledger.recent_actions("desk"))[0].outcome == "wrong-state"
+
+
+async def test_a_witnessed_act_is_in_the_audit_before_it_begins_and_with_what_became_of_it(ledger):
+    async with ledger.witness(removal("ada")):
+        (row,) = await ledger.recent_actions("desk")
+        assert (row.who, row.outcome) == ("ada", None)
+    with pytest.raises(WrongState):
+        async with ledger.witness(removal("ben")):
+            raise WrongState("state-changed", "called")
+    ben, ada = await ledger.recent_actions("desk")
+    assert (ada.outcome, ben.outcome) == ("done", "state-changed")
 
 
 async def test_recent_actions_are_newest_first_of_their_line_and_no_more_than_asked(ledger):

@@ -916,15 +916,8 @@ class WaitingLine:
             reason=" / ".join(said for said in (reason.en, reason.zh) if said),
             address=by.address,
         )
-        audit_id = await self._ledger.intend(entry)
-        try:
-            result = await self._change(apply)
-        except NowServingError as error:
-            await self._ledger.conclude(audit_id, error.code)
-            raise
-        await self._ledger.conclude(audit_id, "done")
-        log.info("line %s: %s did %s %s", self.name, by.name, action, number or "")
-        return result
+        async with self._ledger.witness(entry):
+            return await self._change(apply)
 
     async def _renew(self, tickets: list[Ticket]) -> list[bool]:
         """Heartbeats: a new TTL for each; an entry that was lost is made again."""
