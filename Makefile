@@ -54,7 +54,7 @@ bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, 
 # MariaDB's two packages are programs only; Debian's postgresql may start one on its own port.
 .PHONY: .browser-and-servers
 .browser-and-servers:
-	@{ command -v memcached && command -v mariadbd && command -v mariadb-install-db \
+	@{ command -v memcached && PATH="$$PATH:/usr/sbin" command -v mariadbd && command -v mariadb-install-db \
 		&& command -v my_print_defaults && ls /usr/lib/postgresql/*/bin/initdb \
 		&& command -v chromium && command -v chromedriver \
 		&& test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc; } >/dev/null 2>&1 \

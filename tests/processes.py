@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -203,6 +203,7 @@ class DatabaseServer(Process):
     def __init__(self, directory: Path, name: str) -> None:
         super().__init__(directory, name)
         self.port = free_port()
+        self.data = directory / "data"
         self._databases = 0
 
     def new_database(self) -> str:
@@ -211,6 +212,15 @@ class DatabaseServer(Process):
         name = f"now_serving_{self._databases}"
         self.ask(f"CREATE DATABASE {name}")
         return self.address(name)
+
+    def drop(self, address: str) -> None:
+        """Away with a database that nobody uses any more."""
+        self.ask(f"DROP DATABASE {make_url(address).database}")
+
+    @staticmethod
+    def program(name: str) -> str | None:
+        """Where a server's program is: often off the PATH of those who are not root."""
+        return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
     def address(self, database: str) -> str:
         raise NotImplementedError
@@ -235,7 +245,20 @@ class DatabaseServer(Process):
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self.data, ignore_errors=True)
 
 
 class MariaDB(DatabaseServer):
@@ -245,16 +268,17 @@ class MariaDB(DatabaseServer):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "mariadb")
-        self.data = directory / "data"
 
     @staticmethod
     def installed() -> bool:
-        return shutil.which("mariadbd") is not None
+        return MariaDB.program("mariadbd") is not None
 
     def address(self, database: str) -> str:
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> Self:
+        program = self.program("mariadbd")
+        assert program is not None, "MariaDB is not installed"
         options = ["--no-defaults", f"--datadir={self.data}"]
         if os.geteuid() == 0:
             options += ["--user=root"]
@@ -265,7 +289,7 @@ class MariaDB(DatabaseServer):
             )
             assert self.wait(60) == 0, self.log
         self.spawn(
-            ["mariadbd", *options, f"--port={self.port}", "--bind-address=127.0.0.1"]
+            [program, *options, f"--port={self.port}", "--bind-address=127.0.0.1"]
             + [f"--socket={self.directory / 's'}", f"--pid-file={self.directory / 'pid'}"]
             + ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"]
             + ["--innodb-log-file-size=192M", "--max-allowed-packet=64M", "--skip-name-resolve"]
@@ -285,13 +309,11 @@ class PostgreSQL(DatabaseServer):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "postgresql")
         self._user: str | None = None
-        self._home = directory
         if os.geteuid() == 0:
             known = {entry.pw_name for entry in pwd.getpwall()}
             self._user = "postgres" if "postgres" in known else "nobody"
-            self._home = Path(tempfile.mkdtemp(prefix="now-serving-postgresql-"))
-            shutil.chown(self._home, self._user)
-        self.data = self._home / "data"
+            self.data = Path(tempfile.mkdtemp(prefix="now-serving-postgresql-"))
+            shutil.chown(self.data, self._user)
 
     @staticmethod
     def installed() -> bool:
@@ -311,7 +333,7 @@ class PostgreSQL(DatabaseServer):
     def start(self) -> Self:
         programs = self._programs()
         assert programs is not None, "PostgreSQL is not installed"
-        if not self.data.exists():
+        if not (self.data / "PG_VERSION").exists():
             self.spawn(
                 [str(programs / "initdb"), "-D", str(self.data), "-U", "now_serving"]
                 + ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"],
@@ -337,16 +359,6 @@ class PostgreSQL(DatabaseServer):
         if self.running:
             self.send(signal.SIGQUIT)
             self.wait()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self._home != self.directory:
-            shutil.rmtree(self._home)
 
 
 class Serving(Process):
