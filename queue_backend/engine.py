@@ -10,7 +10,7 @@ servers lock rows, at READ COMMITTED (at REPEATABLE READ, MariaDB would go on sh
 there before the wait, and PostgreSQL would refuse).
 
 Texts and bytes have the room that the schema's words promise, and keys tell upper from lower
-case and é from e, on every engine alike.
+case, é from e, and a space at the end from none, on every engine alike.
 
 Kept out: transactions and who runs them (`database.py`), what the tables mean.
 """
@@ -199,7 +199,8 @@ def _open_server(address: URL) -> Engine:
         ) from error
 
 
-# MySQL's TEXT and BLOB end at 64 KB; its tables compare without regard to case and accents.
+# MySQL's TEXT and BLOB end at 64 KB. Its tables compare without regard to case and accents, and
+# even its plainest collation without regard to spaces at the end.
 
 
 @compiles(Text, "mysql")
@@ -215,7 +216,9 @@ def _long_blob(_type: LargeBinary, _compiler: TypeCompiler, **_kw: Any) -> str:
 @compiles(CreateTable, "mysql")
 def _create_table(create: CreateTable, compiler: DDLCompiler, **kw: Any) -> str:
     written: str = compiler.visit_create_table(create, **kw)  # type: ignore[no-untyped-call]
-    return f"{written.rstrip()} ENGINE=InnoDB CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
+    is_mariadb = getattr(compiler.dialect, "is_mariadb", False)
+    collation = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
+    return f"{written.rstrip()} ENGINE=InnoDB CHARSET=utf8mb4 COLLATE={collation}"
 
 
 # SQLite
