@@ -1,61 +1,56 @@
-"""The database: one file, one writer thread a process, and nobody waits for it in line.
+"""The database: one writer thread a process, and nobody waits for the disk in line.
 
 Whoever wants to write hands in an *act*, a function of a connection. The acts that pile up
 while a commit is on its way to the disk share the next transaction (group commit), so one
-flush serves many. Each act runs inside a savepoint: its refusal undoes its own rows and not
-its neighbours'. An act is answered only after the COMMIT, so what was answered survives
+flush serves many. An act is answered only after the COMMIT, so what was answered survives
 kill -9 and, at `synchronous=FULL`, a power cut.
 
-The event loop never touches the disk: acts run on the writer's thread, looks on a few
-readers' threads. An act must therefore be short, and must not await.
+A refusal undoes its own act and not its neighbours'. Refusals are rare and savepoints are dear,
+so a batch runs without them first; if one act refuses, all is undone and the batch runs again
+with each act in a savepoint of its own. An act may therefore run twice, and must do nothing
+but speak to its connection. A deadlock on a server is met in the same way.
 
-Several processes may open one SQLite file on a local disk. Open it after a fork, never before.
+The event loop never touches the disk: acts run on the writer's thread, looks on a few
+readers' threads. An act must be short, and must not await.
+
+SQLite is one file on a local disk, which several processes may open: after a fork, never
+before. Servers are opened by URL; `engine.py` knows in what they differ.
 
 Kept out: what the tables mean. `ledger.py` and `work/schema.py` hang theirs on `metadata`.
 """
 
-import asyncio
 import logging
-import os
-import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import (
-    URL,
-    Column,
-    Connection,
-    Engine,
-    Integer,
-    MetaData,
-    Table,
-    create_engine,
-    event,
-    insert,
-    make_url,
-    select,
-)
-from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
+from queue_backend.answer import Answer
+from queue_backend.engine import (
+    begin_writing,
+    only_one_makes_tables,
+    open_engine,
+    passes_by_itself,
+    server_wall,
+)
 from queue_backend.errors import Unavailable, Unsupported
+from queue_backend.migrations import MIGRATIONS
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # A longer batch would only make the first of it wait for the last; other processes wait too.
 LARGEST_BATCH = 256
 READERS = 2
-BUSY_MILLISECONDS = 5_000
+TRIES = 4
 
 metadata = MetaData()
 
@@ -63,22 +58,17 @@ schema_version = Table("schema_version", metadata, Column("version", Integer, nu
 
 
 class Database:
-    """`sqlite:///FILE`. Tables are made on opening; a newer schema is refused in words.
+    """`sqlite:///FILE`, `mysql+pymysql://...` or `postgresql+psycopg://...`. Tables are made and
+    brought up to date on opening; a newer schema is refused in words.
 
     `commits` and `acts` count what was done since opening; their ratio is the group commit.
     """
 
     def __init__(self, url: str, synchronous: str = "FULL") -> None:
-        address = _sqlite_address(url)
-        if synchronous not in ("FULL", "NORMAL"):
-            raise Unsupported(f"synchronous is FULL or NORMAL, not {synchronous!r}")
         self.commits = 0
         self.acts = 0
-        self._make_private_file(Path(address.database or ""))
-        # Values never go into an error's text: among them are names, phones and sealed secrets.
-        self._engine = create_engine(address, hide_parameters=True)
-        self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
-        _prepare_sqlite(self._engine, synchronous)
+        self._engine = open_engine(url, synchronous)
+        self._writing = begin_writing(self._engine)
         try:
             self._make_tables()
         except BaseException:
@@ -91,27 +81,36 @@ class Database:
         self._writer = Thread(target=self._write_on, name="database-writer", daemon=True)
         self._writer.start()
 
-    async def write(self, act: Callable[[Connection], T]) -> T:
-        """Run `act` in the next transaction; answer after its COMMIT.
+    def write(self, act: Callable[[Connection], T]) -> Answer[T]:
+        """Run `act` within the next transaction; the answer comes after its COMMIT.
 
         Raises what the act raises (its own rows are then undone), and Unavailable when the
         transaction as a whole failed: then nobody in it may take anything for done.
         An act whose caller gave up before it began is not run.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        asked = _Act(act)
         with self._changed:
             if self._closed:
                 raise _unavailable("the database is closed")
-            self._waiting.append(_Act(act, future, loop))
+            self._waiting.append(asked)
             self._changed.notify()
-        return await future
+        return asked.answer
 
-    async def read(self, act: Callable[[Connection], T]) -> T:
-        """Run `act` on a reader's thread, against one snapshot of all that is committed."""
+    def read(self, look: Callable[[Connection], T]) -> Answer[T]:
+        """Run `look` on a reader's thread, against what is committed."""
         if self._closed:
             raise _unavailable("the database is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._look, act)
+        asked = _Act(look)
+        self._readers.submit(self._look, asked)
+        return asked.answer
+
+    def now(self, connection: Connection) -> float:
+        """Seconds since 1970: on servers theirs, for all hosts alike; with SQLite this host's.
+        The same for all of one transaction."""
+        kept = remembered(connection)
+        if "now" not in kept:
+            kept["now"] = server_wall(connection) or time.time()
+        return float(kept["now"])
 
     def close(self) -> None:
         """Write what still waits, end the threads, close the file. Closing twice is harmless."""
@@ -122,17 +121,27 @@ class Database:
         self._readers.shutdown()
         self._engine.dispose()
 
-    def _look(self, act: Callable[[Connection], T]) -> T:
+    def _look(self, asked: "_Act[Any]") -> None:
+        if not asked.begins():
+            return
         try:
             with self._engine.connect() as connection:
-                return act(connection)
+                remembered(connection).clear()
+                asked.result = asked.body(connection)
         except DBAPIError as error:
-            raise _unavailable("reading failed") from error
+            asked.error = _unavailable("reading failed")
+            asked.error.__cause__ = error
+        except Exception as error:
+            asked.error = error
+        asked.settle()
 
     def _write_on(self) -> None:
         while batch := self._next_batch():
-            self._commit(batch)
-            self._answer(batch)
+            begun = [act for act in batch if act.begins()]
+            if begun:
+                self._commit(begun)
+            for act in begun:
+                act.settle()
 
     def _next_batch(self) -> "list[_Act[Any]]":
         """Everything that waits now; empty only once the database is closed and all is written."""
@@ -143,37 +152,36 @@ class Database:
             return [self._waiting.popleft() for _ in range(size)]
 
     def _commit(self, batch: "list[_Act[Any]]") -> None:
-        try:
-            with self._writing.begin() as connection:
-                for act in batch:
-                    act.run(connection, alone=len(batch) == 1)
-        except Exception as error:
-            # Dying here, before or in the COMMIT, is the same to a caller: outcome unknown.
-            log.error("a transaction of %d acts failed: %s", len(batch), error)
-            for act in batch:
-                act.error = _unavailable("the transaction failed")
-                act.error.__cause__ = error
-        else:
-            self.commits += 1
-            self.acts += len(batch)
-
-    def _answer(self, batch: "list[_Act[Any]]") -> None:
-        for loop in {act.loop for act in batch}:
-            mine = [act for act in batch if act.loop is loop]
+        apart = False
+        failure: Exception | None = None
+        for _ in range(TRIES):
             try:
-                loop.call_soon_threadsafe(_settle, mine)
-            except RuntimeError:
-                log.warning("%d written acts had nobody left to answer", len(mine))
-
-    def _make_private_file(self, path: Path) -> None:
-        """0600 before anything is in it; SQLite gives its -wal and -shm the same."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                with self._writing.begin() as connection:
+                    remembered(connection).clear()
+                    for act in batch:
+                        act.run(connection, apart)
+            except _Refusal:
+                if len(batch) == 1:
+                    return
+                apart = True
+            except Exception as error:
+                # Dying here, before or in the COMMIT, is the same to a caller: outcome unknown.
+                failure = error
+                if not (isinstance(error, DBAPIError) and passes_by_itself(error)):
+                    break
+            else:
+                self.commits += 1
+                self.acts += len(batch)
+                return
+        log.error("a transaction of %d acts failed: %s", len(batch), failure)
+        for act in batch:
+            act.error = _unavailable("the transaction failed")
+            act.error.__cause__ = failure
 
     def _make_tables(self) -> None:
-        # One transaction, so of several processes that start together one makes the tables.
+        # Of several processes that start together one makes the tables or brings them up to date.
         try:
-            with self._writing.begin() as connection:
+            with self._writing.begin() as connection, only_one_makes_tables(connection):
                 schema_version.create(connection, checkfirst=True)
                 found = connection.execute(select(schema_version.c.version)).scalar()
                 if found is not None and found > SCHEMA_VERSION:
@@ -182,108 +190,73 @@ class Database:
                         f"this program knows {SCHEMA_VERSION}): run that version, or name another "
                         "database"
                     )
+                for version in range(found or SCHEMA_VERSION, SCHEMA_VERSION):
+                    MIGRATIONS[version](connection)
+                    log.info("the schema was brought from %d to %d", version, version + 1)
                 metadata.create_all(connection)
                 if found is None:
                     connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+                elif found < SCHEMA_VERSION:
+                    connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
         except DBAPIError as error:
             raise _unavailable(f"the database cannot be opened: {error.orig}") from error
+
+
+def remembered(connection: Connection) -> dict[Hashable, Any]:
+    """What acts may keep for those after them in the same transaction; forgotten with it, and
+    whenever a neighbour's act was undone."""
+    kept: dict[Hashable, Any] = connection.info.setdefault("remembered", {})
+    return kept
+
+
+class _Refusal(Exception):
+    """An act of a batch without savepoints refused; the transaction is rolled back."""
 
 
 class _Act(Generic[T]):
     """One caller's function on its way through a transaction, and what became of it."""
 
-    def __init__(
-        self,
-        body: Callable[[Connection], T],
-        future: "asyncio.Future[T]",
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, body: Callable[[Connection], T]) -> None:
         self.body = body
-        self.future = future
-        self.loop = loop
+        self.answer: Answer[T] = Answer()
+        self.result: T
         self.error: Exception | None = None
 
-    def run(self, connection: Connection, alone: bool) -> None:
-        if self.future.cancelled():
-            return
-        # Without neighbours the transaction itself is what a refusal undoes.
-        savepoint = connection.get_transaction() if alone else connection.begin_nested()
-        assert savepoint is not None
+    def begins(self) -> bool:
+        """False when its caller gave up meanwhile. From here on nobody can."""
+        return self.answer.set_running_or_notify_cancel()
+
+    def run(self, connection: Connection, apart: bool) -> None:
+        self.error = None
+        savepoint = connection.begin_nested() if apart else None
         try:
             self.result = self.body(connection)
         except Exception as error:
-            # After a full disk or an I/O error SQLite has already thrown away the whole
-            # transaction. This rollback then raises, and so all of the batch fails, instead of
-            # the rest being committed without those before it.
-            savepoint.rollback()
             if isinstance(error, DBAPIError):
+                if passes_by_itself(error):
+                    raise
                 log.error("an act failed: %s", error)
                 self.error = _unavailable("writing failed")
                 self.error.__cause__ = error
             else:
                 self.error = error
+            if savepoint is None:
+                raise _Refusal from error
+            # After a full disk or an I/O error SQLite has already thrown away the whole
+            # transaction. This rollback then raises, and so all of the batch fails, instead of
+            # the rest being committed without those before it.
+            savepoint.rollback()
+            remembered(connection).clear()
         else:
-            if not alone:
+            if savepoint is not None:
                 savepoint.commit()
 
     def settle(self) -> None:
-        if self.future.done():
-            return  # the caller gave up
         if self.error is None:
-            self.future.set_result(self.result)
+            self.answer.set_result(self.result)
         else:
-            self.future.set_exception(self.error)
-
-
-def _settle(acts: list[_Act[Any]]) -> None:
-    for act in acts:
-        act.settle()
+            self.answer.set_exception(self.error)
 
 
 def _unavailable(sentence: str) -> Unavailable:
     return Unavailable("database-unavailable", sentence)
-
-
-def _sqlite_address(url: str) -> URL:
-    try:
-        address = make_url(url)
-    except ArgumentError as error:
-        raise Unsupported("a database is named like sqlite:///FILE") from error
-    if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
-        # Never the address itself: it may hold a password.
-        raise Unsupported(
-            f"{address.get_backend_name()}: only a SQLite file is known, sqlite:///FILE"
-        )
-    return address
-
-
-def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
-    @event.listens_for(engine, "connect")
-    def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # The driver would begin transactions by itself, and late; we say BEGIN ourselves below.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
-        _turn_to_wal(cursor)
-        cursor.execute(f"PRAGMA synchronous={synchronous}")
-        # What is erased (a sealed secret) is overwritten, where that costs no further page.
-        cursor.execute("PRAGMA secure_delete=FAST")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A writer takes the write lock at BEGIN. Taking it at the first change instead would
-        # fail at once, without waiting, where another process wrote since the first look.
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
-
-
-def _turn_to_wal(cursor: DBAPICursor) -> None:
-    # The first of several processes needs the file to itself for this, and SQLite does not
-    # apply the busy time-out to it. Later connections find it done.
-    for _ in range(50):
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            time.sleep(0.1)
-    cursor.execute("PRAGMA journal_mode=WAL")

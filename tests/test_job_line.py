@@ -686,7 +686,7 @@ def test_a_killed_producer_loses_nothing_it_was_told_is_in_line(path):
         producer.stdout.close()
         producer.wait()
         database = Database(f"sqlite:///{path}")
-        stats = asyncio.run(JobLine(database, "desk", clock=SystemClock(), cap=2).stats())
+        stats = JobLine(database, "desk", cap=2).stats().result()
         database.close()
         assert told <= stats.ready <= told + 1
 

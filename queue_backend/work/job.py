@@ -26,6 +26,7 @@ Kept out: how jobs wait and who may take one (`line.py`), what they do (an adapt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class JobState(StrEnum):
@@ -53,6 +54,29 @@ def shown_state(stored: str, holder: str | None, due: float, now: float) -> JobS
     if due <= now:
         return JobState.READY
     return JobState.DELAYED if holder is None else JobState.RESERVED
+
+
+ORDINARY_PRI = 1_000
+NO_CAP = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A job that is to be put. `args` is JSON, `body` are bytes that mean something to others.
+
+    `line` names another line, for the next stage of what is acknowledged; "" is the same line.
+    `tries` after which it is buried; None: as the line says.
+    """
+
+    task: str
+    args: Mapping[str, object] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    key: str | None = None
+    pri: int = ORDINARY_PRI
+    delay_seconds: float = 0
+    ttl_seconds: float | None = None
+    tries: int | None = None
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +108,8 @@ class Job:
     put_at: float
     taken_at: float | None
     done_at: float | None
+    body: bytes | None = field(default=None, repr=False)
+    tries: int | None = None
     created: bool = False
 
 
@@ -101,7 +127,8 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class JobStats:
-    """How busy a job line is. `paused_reason` is None while it runs.
+    """How busy a job line is. `paused_reason` is None while it runs; `cap` is NO_CAP
+    where any number may run.
 
     `recent_seconds` are the last run times, up to fifty, newest last.
     """
@@ -113,3 +140,19 @@ class JobStats:
     cap: int
     paused_reason: str | None
     recent_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """What one slot of a worker is doing since when; `slow` is a call past its deadline.
+
+    All times are wall time. `heard_at` is when its worker last said so: one that is silent for
+    long was killed, or its host is gone.
+    """
+
+    holder: str
+    slot: int
+    state: Literal["idle", "busy", "slow"]
+    job: int | None
+    since: float
+    heard_at: float = 0.0

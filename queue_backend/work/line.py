@@ -9,52 +9,61 @@ is never a counter, so there is nothing to leak, to reset at start-up, or to giv
 One thing it cannot do: a worker that is frozen past its lease and its grace, and wakes up in
 the middle of a call, makes that call one too many.
 
-Kept out: what a job does (an adapter), who does it (`worker.py`), who may put one (the desk).
-Only here and in `schema.py` is SQL spoken about jobs.
+Every verb gives an Answer, to be awaited on an event loop or asked in a thread.
+
+Kept out: what a job does (an adapter, a task), who does it (`worker.py`), who may put one (the
+desk). Only here, in `statements.py` and in `schema.py` is SQL spoken about jobs.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, replace
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    and_,
-    case,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row
 
-from queue_backend.clock import Clock
-from queue_backend.database import Database
+from queue_backend.answer import Answer
+from queue_backend.clock import Clock, SystemClock
+from queue_backend.database import Database, remembered
+from queue_backend.engine import insert_unless_there
 from queue_backend.errors import LeaseLost, LineFull, NotFound, WrongState
-from queue_backend.work.job import QUEUED, Job, JobState, JobStats, Lease, shown_state
-from queue_backend.work.schema import jobs, lines
+from queue_backend.work import statements
+from queue_backend.work.bell import Bell
+from queue_backend.work.job import (
+    NO_CAP,
+    ORDINARY_PRI,
+    QUEUED,
+    Job,
+    JobState,
+    JobStats,
+    Lease,
+    Put,
+    SlotView,
+    shown_state,
+)
+from queue_backend.work.schema import lines
 
 T = TypeVar("T")
 
-ORDINARY_PRI = 1_000
 LOOK_EACH_SECONDS = 0.2
 RUN_TIMES_KEPT = 50
+SLOTS_KEPT_SECONDS = 3_600
 
 # What every way out of the line has in common: nobody holds it, and its secrets are erased.
 # A buried job that is kicked therefore runs without them; its worker says so to the person.
-_PUT_DOWN: dict[str, object] = {"holder": None, "sealed": None, "stop_asked": False}
+_PUT_DOWN: dict[str, object] = {"to_holder": None, "to_sealed": None, "to_stop_asked": False}
 
 
 class JobLine:
     """One line of jobs. Every process that uses the line makes one of these with the same name.
 
     The cap stands in the line's row, set by whoever opened the line last, so that processes with
-    different settings still obey one number.
+    different settings still obey one number; None lets any number run. `order` is "fifo", or
+    "lifo" where the newest goes first. `clock` is for tests: else the time is the database's,
+    one for all hosts.
     """
 
     def __init__(
@@ -62,42 +71,47 @@ class JobLine:
         database: Database,
         name: str,
         *,
-        clock: Clock,
-        cap: int,
+        cap: int | None,
+        clock: Clock | None = None,
         lease_seconds: float = 30,
         grace_seconds: float = 5,
         tries: int = 4,
         backoff_seconds: float = 600,
         depth: int = 10_000,
         keep_seconds: float = 86_400,
+        order: Literal["fifo", "lifo"] = "fifo",
     ) -> None:
         self.name = name
         self.lease_seconds = lease_seconds
+        self.bell = Bell()
         self._database = database
-        self._clock = clock
-        self._cap = cap
+        self._wall = clock
+        self._clock = clock or SystemClock()
+        self._cap = NO_CAP if cap is None else cap
         self._cap_is_said = False
         self._grace_seconds = grace_seconds
         self._tries = tries
         self._backoff_seconds = backoff_seconds
         self._depth = depth
         self._keep_seconds = keep_seconds
-        self._news = asyncio.Event()
+        self._next_one = statements.oldest_ready if order == "fifo" else statements.newest_ready
 
     # Putting and looking: what the desk and the pages do
 
-    async def put(
+    def put(
         self,
         task: str,
-        args: Mapping[str, object],
+        args: Mapping[str, object] | None = None,
         *,
+        body: bytes | None = None,
         key: str | None = None,
         pri: int = ORDINARY_PRI,
         delay_seconds: float = 0,
         ttl_seconds: float | None = None,
+        tries: int | None = None,
         once: bool = False,
-    ) -> Job:
-        """Put a job in line; it is on disk on return.
+    ) -> Answer[Job]:
+        """Put a job in line; it is on disk when this is answered.
 
         A key that is already live gives back the job that has it, with `created=False`: so a
         double click, a reload or a retry is one job. With `once` a key that was ever put does so,
@@ -107,275 +121,345 @@ class JobLine:
         `args` is JSON; its part named `sealed` is erased when the job ends. Raises LineFull at
         `depth` waiting jobs.
         """
-        plain = {name: value for name, value in args.items() if name != "sealed"}
+        new = Put(task, args or {}, body, key, pri, delay_seconds, ttl_seconds, tries)
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
-            now = self._clock.wall()
             if key is not None:
-                same = select(jobs).where(self._mine, jobs.c.key == key)
-                if not once:
-                    same = same.where(jobs.c.live == 1)
-                newest = same.order_by(jobs.c.id.desc()).limit(1)
-                known = connection.execute(newest).one_or_none()
+                same = statements.by_key if once else statements.live_by_key
+                of = {"of_line": self.name, "of_key": key}
+                known = connection.execute(same, of).one_or_none()
                 if known is not None:
-                    return _job(known, now)
-            if self._count(connection, jobs.c.state == QUEUED) >= self._depth:
+                    return _job(known, self._now(connection))
+            if self._queued(connection) >= self._depth:
                 raise LineFull()
-            new = insert(jobs).values(
-                line=self.name,
-                state=QUEUED,
-                pri=pri,
-                due=now + delay_seconds,
-                key=key,
-                live=1,
-                expires=None if ttl_seconds is None else now + ttl_seconds,
-                task=task,
-                args=plain,
-                sealed=args.get("sealed"),
-                put_at=now,
-            )
-            inserted = connection.execute(new).inserted_primary_key
-            assert inserted is not None
-            return _job(self._row(connection, inserted[0]), now, created=True)
+            return self._enter(connection, self.name, new)
 
-        job = await self._through_the_gate(act)
-        self.wake()
-        return job
+        return self._ringing(self._through_the_gate(act))
 
-    async def peek(self, id: int) -> Job:
+    def peek(self, id: int) -> Answer[Job]:
         """The job as it is now. Raises NotFound."""
-        return await self._look(lambda connection, now: _job(self._row(connection, id), now))
+        return self._database.read(
+            lambda connection: _job(self._row(connection, id), self._now(connection))
+        )
 
-    async def find(self, key: str) -> Job | None:
+    def find(self, key: str) -> Answer[Job | None]:
         """The newest job that was put with `key`, live or ended."""
 
-        def look(connection: Connection, now: float) -> Job | None:
-            newest = select(jobs).where(self._mine, jobs.c.key == key)
-            row = connection.execute(newest.order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+        def look(connection: Connection) -> Job | None:
+            of = {"of_line": self.name, "of_key": key}
+            row = connection.execute(statements.by_key, of).one_or_none()
+            return _job(row, self._now(connection)) if row else None
+
+        return self._database.read(look)
+
+    def head(self) -> Answer[Job | None]:
+        """The job that would be taken next, left where it is."""
+
+        def look(connection: Connection) -> Job | None:
+            now = self._now(connection)
+            row = self._head(connection, now)
             return _job(row, now) if row else None
 
-        return await self._look(look)
+        return self._database.read(look)
 
-    async def position(self, id: int) -> int:
+    def position(self, id: int) -> Answer[int]:
         """1 for the job that is taken next, 2 for the one behind it; 0 when it does not wait."""
 
-        def look(connection: Connection, now: float) -> int:
+        def look(connection: Connection) -> int:
+            now = self._now(connection)
             mine = self._row(connection, id)
             shown = shown_state(mine.state, mine.holder, mine.due, now)
             if shown not in (JobState.READY, JobState.DELAYED):
                 return 0
-            before_it = or_(
-                jobs.c.pri < mine.pri, and_(jobs.c.pri == mine.pri, jobs.c.id < mine.id)
-            )
-            return self._count(connection, _is_ready(now), before_it) + 1
+            of = {"of_line": self.name, "now": now, "than_pri": mine.pri, "than_id": mine.id}
+            return int(connection.execute(statements.count_ahead, of).scalar_one()) + 1
 
-        return await self._look(look)
+        return self._database.read(look)
 
-    async def stats(self) -> JobStats:
+    def stats(self) -> Answer[JobStats]:
         """How busy the line is; one look for the marshal, the estimates and the admin view."""
 
-        def look(connection: Connection, now: float) -> JobStats:
-            numbers = connection.execute(
-                select(
-                    _how_many(_is_ready(now)),
-                    _how_many(_is_leased(now)),
-                    _how_many(_is_delayed(now)),
-                    _how_many(jobs.c.state == JobState.BURIED),
-                ).where(self._mine, jobs.c.state.in_((QUEUED, JobState.BURIED)))
-            ).one()
-            run_times = connection.execute(
-                select(jobs.c.done_at - jobs.c.taken_at)
-                .where(self._mine, jobs.c.state == JobState.DONE)
-                .order_by(jobs.c.done_at.desc())
-                .limit(RUN_TIMES_KEPT)
-            ).scalars()
-            gate = connection.execute(self._gate_row()).one_or_none()
+        def look(connection: Connection) -> JobStats:
+            now = self._now(connection)
+            of = {"of_line": self.name, "now": now, "at_most": RUN_TIMES_KEPT}
+            numbers = connection.execute(statements.count_by_state, of).one()
+            run_times = connection.execute(statements.run_times, of).scalars()
+            gate = connection.execute(statements.gate, of).one_or_none()
+            ready, reserved, delayed, buried = (int(number) for number in numbers)
             return JobStats(
-                *numbers,
+                ready=ready,
+                reserved=reserved,
+                delayed=delayed,
+                buried=buried,
                 cap=gate.cap if gate else self._cap,
                 paused_reason=_paused_reason(gate, now),
                 recent_seconds=tuple(reversed(run_times.all())),
             )
 
-        return await self._look(look)
+        return self._database.read(look)
 
-    async def snapshot(self, limit: int = 200) -> list[Job]:
+    def snapshot(self, limit: int = 200) -> Answer[list[Job]]:
         """The live jobs in their order, the buried ones last: for the admin view."""
 
-        def look(connection: Connection, now: float) -> list[Job]:
-            buried_last = case((jobs.c.state == QUEUED, 0), else_=1)
-            rows = connection.execute(
-                select(jobs)
-                .where(self._mine, jobs.c.state.in_((QUEUED, JobState.BURIED)))
-                .order_by(buried_last, jobs.c.pri, jobs.c.id)
-                .limit(limit)
-            )
-            return [_job(row, now) for row in rows]
+        def look(connection: Connection) -> list[Job]:
+            now = self._now(connection)
+            of = {"of_line": self.name, "at_most": limit}
+            return [_job(row, now) for row in connection.execute(statements.live_in_order, of)]
 
-        return await self._look(look)
+        return self._database.read(look)
 
     # Taking and giving back: what a worker does
 
-    async def reserve(self, holder: str, wait_seconds: float = 0) -> Lease | None:
+    async def reserve(
+        self, holder: str, wait_seconds: float = 0, *, lease_seconds: float | None = None
+    ) -> Lease | None:
         """Take the next ready job if a slot is free; wait up to `wait_seconds` for one.
 
         Puts and ends of this process wake a waiting reserve at once; those of other processes,
-        and delays that run out, are seen within 0.2 s. A lease that lapsed adds a fail; past
-        `tries` the job is buried and the next one looked at.
+        and delays that run out, are seen within 0.2 s.
 
         Do not cancel it while it claims: the claim would stand, held by nobody, until it lapses.
         """
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + wait_seconds
-        while True:
-            news = self._news
-            # A look costs no lock and no transaction, and mostly finds nothing.
-            if await self._look(lambda connection, now: self._head(connection, now) is not None):
-                lease = await self._through_the_gate(
-                    lambda connection, gate: self._claim(connection, gate, holder)
-                )
-                if lease is not None:
-                    return lease
-            left = give_up_at - loop.time()
-            if left <= 0:
+        give_up_at = time.monotonic() + wait_seconds
+        rang = True
+        with self.bell.heard_on_loop() as news:
+            while True:
+                news.clear()
+                # Nobody rang: then a look, which locks nothing, mostly finds nothing.
+                if rang or await self.head() is not None:
+                    lease = await self.claim(holder, lease_seconds=lease_seconds)
+                    if lease is not None:
+                        return lease
+                left = give_up_at - time.monotonic()
+                if left <= 0:
+                    return None
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), min(left, LOOK_EACH_SECONDS))
+                rang = news.is_set()
+
+    def reserve_blocking(
+        self, holder: str, wait_seconds: float = 0, *, lease_seconds: float | None = None
+    ) -> Lease | None:
+        """The same in a thread."""
+        give_up_at = time.monotonic() + wait_seconds
+        rang = True
+        with self.bell.heard_in_thread() as news:
+            while True:
+                news.clear()
+                if rang or self.head().result() is not None:
+                    lease = self.claim(holder, lease_seconds=lease_seconds).result()
+                    if lease is not None:
+                        return lease
+                left = give_up_at - time.monotonic()
+                if left <= 0:
+                    return None
+                rang = news.wait(min(left, LOOK_EACH_SECONDS))
+
+    def claim(
+        self, holder: str, *, lease_seconds: float | None = None, only: int | None = None
+    ) -> Answer[Lease | None]:
+        """One try to take the next ready job. A lease that lapsed adds a fail; past its tries a
+        job is buried, past its time it is cancelled, and the next one is looked at. With `only`
+        the job of this id is taken if it is the next one, and no other."""
+        lasts_seconds = lease_seconds or self.lease_seconds
+
+        def act(connection: Connection, gate: Row[Any]) -> Lease | None:
+            head = self._claimable(connection, gate)
+            if head is None or only not in (None, head.id):
                 return None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), min(left, LOOK_EACH_SECONDS))
+            now = self._now(connection)
+            # due = deadline + grace: the job and its slot are given away only a grace after
+            # the holder must have stopped.
+            taken = {
+                "holder": holder,
+                "attempt": head.attempt + 1,
+                "fails": head.fails + (head.holder is not None),
+                "taken_at": now,
+                "due": now + lasts_seconds + self._grace_seconds,
+            }
+            connection.execute(statements.claim, self._to(head.id, taken))
+            self._forget_counts(connection, leased=+1)
+            job = replace(_job(head, now), state=JobState.RESERVED, **taken)
+            return Lease(job, self._clock.monotonic() + lasts_seconds)
 
-    def _claim(self, connection: Connection, gate: Row[Any], holder: str) -> Lease | None:
-        now = self._clock.wall()
-        if _paused_reason(gate, now) is not None:
-            return None
-        if self._count(connection, _is_leased(now)) >= gate.cap:
-            return None
-        while (head := self._head(connection, now)) is not None:
-            fails = head.fails + (head.holder is not None)
-            if head.expires is not None and head.expires <= now and head.step == "":
-                self._end(connection, head.id, JobState.CANCELLED, error="expired")
-            elif fails >= self._tries:
-                self._bury(connection, head.id, fails=fails, error="lease-lapsed")
-            else:
-                # due = deadline + grace: the job and its slot are given away only a grace after
-                # the holder must have stopped.
-                self._set(
-                    connection,
-                    jobs.c.id == head.id,
-                    holder=holder,
-                    attempt=head.attempt + 1,
-                    fails=fails,
-                    taken_at=now,
-                    due=now + self.lease_seconds + self._grace_seconds,
-                )
-                job = _job(self._row(connection, head.id), now)
-                return Lease(job, self._clock.monotonic() + self.lease_seconds)
-        return None
+        return self._through_the_gate(act)
 
-    async def touch(self, lease: Lease, step: str | None = None) -> Lease:
+    def take(self) -> Answer[Job | None]:
+        """Take the next ready job and end it, in one step: for those who need no ack. If they
+        die after it, it is lost."""
+
+        def act(connection: Connection, gate: Row[Any]) -> Job | None:
+            head = self._claimable(connection, gate)
+            if head is None:
+                return None
+            return self._end(connection, head, JobState.DONE, error=None)
+
+        return self._ringing(self._through_the_gate(act))
+
+    def touch(
+        self, lease: Lease, step: str | None = None, *, lease_seconds: float | None = None
+    ) -> Answer[Lease]:
         """Renew the lease, and say how far the call has got. The answer's job tells, by
         `stop_asked`, that somebody wants it stopped.
 
         Raises LeaseLost when the lease lapsed, even if nobody took the job since: its slot
         may have been given away, and taking it back would be one too many.
         """
+        lasts_seconds = lease_seconds or self.lease_seconds
 
         def act(connection: Connection) -> Lease:
-            now = self._clock.wall()
-            renewed: dict[str, object] = {"due": now + self.lease_seconds + self._grace_seconds}
-            if step is not None:
-                renewed["step"] = step
-            self._set_held(connection, lease, jobs.c.due > now, **renewed)
+            now = self._now(connection)
+            due = now + lasts_seconds + self._grace_seconds
+            of = {**_by(lease), "now": now, "to_due": due, "to_step": step}
+            renew = statements.renew_silently if step is None else statements.renew
+            if not connection.execute(renew, of).rowcount:
+                raise _lease_lost(lease)
             job = _job(self._row(connection, lease.job.id), now)
-            return Lease(job, self._clock.monotonic() + self.lease_seconds)
+            return Lease(job, self._clock.monotonic() + lasts_seconds)
 
-        return await self._database.write(act)
+        return self._database.write(act)
 
-    async def ack(self, lease: Lease, result: Mapping[str, object]) -> Job:
-        """The job is done, with `result`. Raises LeaseLost when another attempt holds it."""
+    def ack(
+        self,
+        lease: Lease,
+        result: Mapping[str, object] | None = None,
+        *,
+        then: Sequence[Put] = (),
+    ) -> Answer[Job]:
+        """The job is done, with `result`; what comes next is put in the same transaction, into
+        this line or others. Raises LeaseLost when another attempt holds it.
+
+        A lapsed lease may still end its job while nobody else took it: the work was done, and
+        its slot is not asked back.
+        """
+        kept = None if result is None else dict(result)
 
         def act(connection: Connection) -> Job:
-            self._check_held(connection, lease)
-            return self._end(connection, lease.job.id, JobState.DONE, result=dict(result))
+            now = self._now(connection)
+            ended = {"state": JobState.DONE, "live": None, "done_at": now, "step": ""}
+            to = {**_PUT_DOWN, **_to(ended), "to_result": kept, "to_error": None}
+            if not connection.execute(statements.ack, {**_by(lease), **to}).rowcount:
+                raise _lease_lost(lease)
+            self._forget_counts(connection)
+            for put in then:
+                self._put_next(connection, put)
+            plain = {name: value for name, value in lease.job.args.items() if name != "sealed"}
+            return replace(
+                lease.job,
+                state=JobState.DONE,
+                args=plain,
+                holder=None,
+                step="",
+                result=kept,
+                error=None,
+                done_at=now,
+            )
 
-        return await self._then_wake(act)
+        # Who ends a job frees a slot: a full line never waits for a poll.
+        return self._ringing(self._database.write(act))
 
-    async def release(
+    def release(
         self,
         lease: Lease,
         *,
         delay_seconds: float | None = None,
         error: str | None = None,
         nothing_sent: bool = False,
-    ) -> Job:
+    ) -> Answer[Job]:
         """Give the job back, to its old place in the line.
 
         With an `error` it counts as a fail, waits for the back-off unless `delay_seconds` says
-        otherwise, and is buried past `tries`. Without, it is a polite release and not counted.
+        otherwise, and is buried past its tries. Without, it is a polite release and not counted.
         Say `nothing_sent` only when it is certain: else the next holder is told, by `step`, that
         a call may have been under way.
         """
 
         def act(connection: Connection) -> Job:
-            now = self._clock.wall()
-            row = self._check_held(connection, lease)
+            row = self._held(connection, lease)
             fails = row.fails + (error is not None)
             step = "" if nothing_sent else row.step
-            if fails >= self._tries:
-                return self._bury(connection, row.id, fails=fails, error=error, step=step)
+            if fails >= self._tries_of(row):
+                return self._bury(connection, row, fails=fails, error=error, step=step)
             delay = delay_seconds
             if delay is None:
                 delay = 0 if error is None else self._backoff_seconds
-            self._set(
-                connection,
-                jobs.c.id == row.id,
-                holder=None,
-                due=now + delay,
-                fails=fails,
-                error=error or row.error,
-                step=step,
-            )
-            return _job(self._row(connection, row.id), now)
+            back = {
+                "holder": None,
+                "due": self._now(connection) + delay,
+                "fails": fails,
+                "error": error or row.error,
+                "step": step,
+            }
+            connection.execute(statements.put_back, self._to(row.id, back))
+            self._forget_counts(connection)
+            return self._job(connection, row.id)
 
-        return await self._then_wake(act)
+        return self._ringing(self._database.write(act))
 
-    async def bury(self, lease: Lease, error: str) -> Job:
+    def bury(self, lease: Lease, error: str) -> Answer[Job]:
         """Put the job aside for an operator: it never runs again unless it is kicked."""
 
         def act(connection: Connection) -> Job:
-            self._check_held(connection, lease)
-            return self._bury(connection, lease.job.id, error=error)
+            return self._bury(connection, self._held(connection, lease), error=error)
 
-        return await self._then_wake(act)
+        return self._ringing(self._database.write(act))
+
+    # What those who put jobs may change
+
+    def update(
+        self, id: int, args: Mapping[str, object] | None = None, body: bytes | None = None
+    ) -> Answer[Job]:
+        """Change what a waiting job says; what is None stays. Raises NotFound, and WrongState
+        once somebody has it in hand or it is over."""
+
+        def act(connection: Connection, gate: Row[Any]) -> Job:
+            row = self._row(connection, id)
+            state = _job(row, self._now(connection)).state
+            if state not in (JobState.READY, JobState.DELAYED):
+                raise WrongState("job-wrong-state", state)
+            changed = {
+                "args": row.args if args is None else _without_sealed(args),
+                "body": row.body if body is None else body,
+            }
+            connection.execute(statements.change, self._to(id, changed))
+            return self._job(connection, id)
+
+        return self._through_the_gate(act)
+
+    def prolong(self, id: int, ttl_seconds: float) -> Answer[None]:
+        """A waiting job is cancelled `ttl_seconds` from now, and not before."""
+
+        def act(connection: Connection) -> None:
+            until = {"expires": self._now(connection) + ttl_seconds}
+            if not connection.execute(statements.prolong, self._to(id, until)).rowcount:
+                raise NotFound("job-unknown", f"{self.name}: no job {id} that waits")
+
+        return self._database.write(act)
 
     # What operators do
 
-    async def kick(self, id: int) -> Job:
+    def kick(self, id: int) -> Answer[Job]:
         """Make a buried or delayed job ready, its fails forgotten. Raises NotFound, WrongState."""
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
-            now = self._clock.wall()
-            job = _job(self._row(connection, id), now)
+            job = self._job(connection, id)
             if job.state not in (JobState.BURIED, JobState.DELAYED):
                 raise WrongState("job-wrong-state", job.state)
-            return self._kick(connection, id, now)
+            return self._kick(connection, id)
 
-        job = await self._through_the_gate(act)
-        self.wake()
-        return job
+        return self._ringing(self._through_the_gate(act))
 
-    async def kick_buried(self, count: int) -> list[Job]:
+    def kick_buried(self, count: int) -> Answer[list[Job]]:
         """Kick the oldest `count` buried jobs."""
 
         def act(connection: Connection, gate: Row[Any]) -> list[Job]:
-            now = self._clock.wall()
-            oldest = select(jobs.c.id).where(self._mine, jobs.c.state == JobState.BURIED)
-            ids = connection.execute(oldest.order_by(jobs.c.id).limit(count)).scalars().all()
-            return [self._kick(connection, id, now) for id in ids]
+            of = {"of_line": self.name, "at_most": count}
+            ids = connection.execute(statements.oldest_buried, of).scalars().all()
+            return [self._kick(connection, id) for id in ids]
 
-        kicked = await self._through_the_gate(act)
-        self.wake()
-        return kicked
+        return self._ringing(self._through_the_gate(act))
 
-    async def cancel(self, id: int) -> Job:
+    def cancel(self, id: int) -> Answer[Job]:
         """Take a waiting or buried job out of the line; ask a running one to stop.
 
         A running job may still end as done: look at the state of the answer. Raises NotFound,
@@ -383,199 +467,346 @@ class JobLine:
         """
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
-            now = self._clock.wall()
-            job = _job(self._row(connection, id), now)
-            if job.state.ended:
-                raise WrongState("job-wrong-state", job.state)
-            if job.state is not JobState.RESERVED:
-                return self._end(connection, id, JobState.CANCELLED, error="cancelled")
-            self._set(connection, jobs.c.id == id, stop_asked=True)
-            return _job(self._row(connection, id), now)
+            row = self._row(connection, id)
+            state = _job(row, self._now(connection)).state
+            if state.ended:
+                raise WrongState("job-wrong-state", state)
+            if state is not JobState.RESERVED:
+                return self._end(connection, row, JobState.CANCELLED, error="cancelled")
+            connection.execute(statements.ask_to_stop, self._of(id))
+            return self._job(connection, id)
 
-        return await self._through_the_gate(act)
+        return self._ringing(self._through_the_gate(act))
 
-    async def pause(self, seconds: float | None = None, reason: str = "paused") -> None:
+    def pause(self, seconds: float | None = None, reason: str = "paused") -> Answer[None]:
         """Let nobody reserve, in any process, for `seconds` or until `resume`.
 
         Running jobs run on. The reason is kept in the line's row, for every process to show.
         """
 
         def act(connection: Connection, gate: Row[Any]) -> None:
-            until = None if seconds is None else self._clock.wall() + seconds
-            connection.execute(
-                update(lines)
-                .where(lines.c.name == self.name)
-                .values(paused_reason=reason, paused_until=until)
-            )
+            until = None if seconds is None else self._now(connection) + seconds
+            self._say_pause(connection, reason, until)
 
-        await self._through_the_gate(act)
+        return self._through_the_gate(act)
 
-    async def resume(self) -> None:
+    def resume(self) -> Answer[None]:
         """Let jobs be reserved again. Resuming a line that is not paused changes nothing."""
 
         def act(connection: Connection, gate: Row[Any]) -> None:
-            connection.execute(
-                update(lines)
-                .where(lines.c.name == self.name)
-                .values(paused_reason=None, paused_until=None)
-            )
+            self._say_pause(connection, None, None)
 
-        await self._through_the_gate(act)
-        self.wake()
+        return self._ringing(self._through_the_gate(act))
 
-    async def paused(self) -> str | None:
+    def paused(self) -> Answer[str | None]:
         """Why nobody may reserve now; None while the line runs."""
-        return await self._look(
-            lambda connection, now: _paused_reason(
-                connection.execute(self._gate_row()).one_or_none(), now
-            )
-        )
 
-    async def purge(self) -> int:
+        def look(connection: Connection) -> str | None:
+            gate = connection.execute(statements.gate, {"of_line": self.name}).one_or_none()
+            return _paused_reason(gate, self._now(connection))
+
+        return self._database.read(look)
+
+    def purge(self, keep_seconds: float | None = None) -> Answer[int]:
         """Cancel what expired while it waited, forget what ended longer ago than `keep_seconds`.
 
         Answers how many were forgotten. Buried jobs stay until somebody decides about them.
         """
+        kept_seconds = self._keep_seconds if keep_seconds is None else keep_seconds
 
         def act(connection: Connection, gate: Row[Any]) -> int:
-            now = self._clock.wall()
-            expired = select(jobs.c.id).where(
-                self._mine,
-                jobs.c.state == QUEUED,
-                jobs.c.step == "",
-                jobs.c.expires <= now,
-                ~_is_leased(now),
-            )
-            for id in connection.execute(expired).scalars().all():
-                self._end(connection, id, JobState.CANCELLED, error="expired")
-            old = delete(jobs).where(self._mine, jobs.c.done_at < now - self._keep_seconds)
-            return connection.execute(old).rowcount
+            now = self._now(connection)
+            of = {"of_line": self.name, "now": now}
+            for id in connection.execute(statements.expired, of).scalars().all():
+                row = self._row(connection, id)
+                self._end(connection, row, JobState.CANCELLED, error="expired")
+            silent = {"of_line": self.name, "before": now - SLOTS_KEPT_SECONDS}
+            connection.execute(statements.forget_silent_slots, silent)
+            old = {"of_line": self.name, "before": now - kept_seconds}
+            return connection.execute(statements.forget, old).rowcount
 
-        return await self._through_the_gate(act)
+        return self._ringing(self._through_the_gate(act))
 
-    # Waking
+    # Waiting for the end of all
 
-    @property
-    def news(self) -> asyncio.Event:
-        """Set at the next put, end or kick in this process. Take it before you look, so that
-        what happens between looking and waiting is not missed."""
-        return self._news
+    async def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until no job waits or runs; buried ones do not count. False: not in time."""
+        give_up_at = _in(timeout_seconds)
+        with self.bell.heard_on_loop() as news:
+            while True:
+                news.clear()
+                if await self._database.read(self._queued) == 0:
+                    return True
+                left = give_up_at - time.monotonic()
+                if left <= 0:
+                    return False
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), min(left, LOOK_EACH_SECONDS))
 
-    def wake(self) -> None:
-        """Let everyone in this process who waits for a job look again."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def join_blocking(self, timeout_seconds: float | None = None) -> bool:
+        """The same in a thread."""
+        give_up_at = _in(timeout_seconds)
+        with self.bell.heard_in_thread() as news:
+            while True:
+                news.clear()
+                if self._database.read(self._queued).result() == 0:
+                    return True
+                left = give_up_at - time.monotonic()
+                if left <= 0:
+                    return False
+                news.wait(min(left, LOOK_EACH_SECONDS))
+
+    # What workers say of themselves
+
+    def report(self, holder: str, views: Sequence[SlotView]) -> Answer[None]:
+        """What the slots of `holder` are doing, instead of what was said before; of a holder
+        that ends politely: nothing."""
+
+        def act(connection: Connection) -> None:
+            now = self._now(connection)
+            of = {"of_line": self.name, "of_holder": holder}
+            connection.execute(statements.forget_slots, of)
+            for view in views:
+                said = {**asdict(view), "line": self.name, "holder": holder, "heard_at": now}
+                connection.execute(statements.say_slots, said)
+
+        return self._database.write(act)
+
+    def workers(self) -> Answer[list[SlotView]]:
+        """The slots of all workers of this line, over all processes, as they last said."""
+
+        def look(connection: Connection) -> list[SlotView]:
+            rows = connection.execute(statements.slots_of_line, {"of_line": self.name})
+            return [
+                SlotView(row.holder, row.slot, row.state, row.job, row.since, row.heard_at)
+                for row in rows
+            ]
+
+        return self._database.read(look)
 
     # How it is done
 
-    @property
-    def _mine(self) -> ColumnElement[bool]:
-        return jobs.c.line == self.name
-
-    async def _through_the_gate(self, act: Callable[[Connection, Row[Any]], T]) -> T:
-        answer = await self._database.write(
-            lambda connection: act(connection, self._gate(connection))
-        )
-        self._cap_is_said = True
+    def _through_the_gate(self, act: Callable[[Connection, Row[Any]], T]) -> Answer[T]:
+        answer = self._database.write(lambda connection: act(connection, self._gate(connection)))
+        if not self._cap_is_said:
+            answer.add_done_callback(self._has_said_cap)
         return answer
 
-    def _gate_row(self) -> Select[tuple[Any, ...]]:
-        return select(lines).where(lines.c.name == self.name)
+    def _has_said_cap(self, answer: Future[T]) -> None:
+        # A refusal undid what was said with it.
+        if not answer.cancelled() and answer.exception() is None:
+            self._cap_is_said = True
 
     def _gate(self, connection: Connection) -> Row[Any]:
-        """Lock the line's row, and hand it over. Everything else in the act comes after this.
-
-        On SQLite BEGIN IMMEDIATE has locked the file already and FOR UPDATE is not spelt out.
-        """
-        row = connection.execute(self._gate_row().with_for_update()).one_or_none()
-        if row is None:
-            connection.execute(insert(lines).values(name=self.name, cap=self._cap))
-        elif row.cap == self._cap or self._cap_is_said:
+        """Lock the line's row, and hand it over. Everything else in the act comes after this."""
+        kept = remembered(connection)
+        row: Row[Any] | None = kept.get(("gate", self.name))
+        if row is not None:
             return row
-        else:
-            connection.execute(update(lines).where(lines.c.name == self.name).values(cap=self._cap))
-        return connection.execute(self._gate_row()).one()
+        of = {"of_line": self.name}
+        row = connection.execute(statements.gate_locked, of).one_or_none()
+        if row is None:
+            row = self._make_gate(connection, self.name, self._cap)
+        if row.cap != self._cap and not self._cap_is_said:
+            connection.execute(statements.set_cap, {**of, "to_cap": self._cap})
+            row = connection.execute(statements.gate, of).one()
+        kept["gate", self.name] = row
+        return row
 
-    async def _look(self, look: Callable[[Connection, float], T]) -> T:
-        return await self._database.read(lambda connection: look(connection, self._clock.wall()))
+    def _make_gate(self, connection: Connection, line: str, cap: int) -> Row[Any]:
+        insert_unless_there(connection, lines, {"name": line, "cap": cap})
+        return connection.execute(statements.gate_locked, {"of_line": line}).one()
 
-    async def _then_wake(self, act: Callable[[Connection], Job]) -> Job:
-        # Who ends a job frees a slot: a full line never waits for a poll.
-        job = await self._database.write(act)
-        self.wake()
-        return job
+    def _ringing(self, answer: Answer[T]) -> Answer[T]:
+        answer.add_done_callback(lambda _: self.bell.ring())
+        return answer
+
+    def _now(self, connection: Connection) -> float:
+        return self._database.now(connection) if self._wall is None else self._wall.wall()
+
+    def _of(self, id: int) -> dict[str, object]:
+        return {"of_line": self.name, "of_id": id}
+
+    def _to(self, id: int, columns: Mapping[str, object]) -> dict[str, object]:
+        return {"of_id": id, **_to(columns)}
 
     def _row(self, connection: Connection, id: int) -> Row[Any]:
-        row = connection.execute(select(jobs).where(self._mine, jobs.c.id == id)).one_or_none()
+        row = connection.execute(statements.one, self._of(id)).one_or_none()
         if row is None:
             raise NotFound("job-unknown", f"{self.name}: no job {id}")
         return row
 
+    def _job(self, connection: Connection, id: int) -> Job:
+        return _job(self._row(connection, id), self._now(connection))
+
     def _head(self, connection: Connection, now: float) -> Row[Any] | None:
-        return connection.execute(
-            select(jobs).where(self._mine, _is_ready(now)).order_by(jobs.c.pri, jobs.c.id).limit(1)
-        ).one_or_none()
+        of = {"of_line": self.name, "now": now}
+        return connection.execute(self._next_one, of).one_or_none()
 
-    def _count(self, connection: Connection, *conditions: ColumnElement[bool]) -> int:
-        which = select(func.count()).select_from(jobs).where(self._mine, *conditions)
-        return connection.execute(which).scalar_one()
-
-    def _set(self, connection: Connection, which: ColumnElement[bool], **values: object) -> int:
-        return connection.execute(update(jobs).where(which).values(**values)).rowcount
-
-    def _set_held(
-        self, connection: Connection, lease: Lease, also: ColumnElement[bool], **values: object
-    ) -> None:
-        if self._set(connection, and_(_is_held(lease), also), **values) == 0:
-            raise _lease_lost(lease)
-
-    def _check_held(self, connection: Connection, lease: Lease) -> Row[Any]:
-        """Only the newest attempt may say what becomes of a job. A lapsed lease may still do
-        so while nobody else took the job: the work was done, and its slot is not asked back."""
-        held = select(jobs).where(_is_held(lease)).with_for_update()
-        row = connection.execute(held).one_or_none()
+    def _held(self, connection: Connection, lease: Lease) -> Row[Any]:
+        """Only the newest attempt may say what becomes of a job."""
+        row = connection.execute(statements.held, _by(lease)).one_or_none()
         if row is None:
             raise _lease_lost(lease)
         return row
 
-    def _end(self, connection: Connection, id: int, state: JobState, **values: object) -> Job:
-        now = self._clock.wall()
-        ended = {"state": state, "live": None, "done_at": now, "step": "", **_PUT_DOWN, **values}
-        self._set(connection, jobs.c.id == id, **ended)
-        return _job(self._row(connection, id), now)
+    def _claimable(self, connection: Connection, gate: Row[Any]) -> Row[Any] | None:
+        """The next ready job if a slot is free; what is in its way goes where it belongs."""
+        now = self._now(connection)
+        if _paused_reason(gate, now) is not None:
+            return None
+        if gate.cap != NO_CAP and self._leased(connection, now) >= gate.cap:
+            return None
+        while (head := self._head(connection, now)) is not None:
+            fails = head.fails + (head.holder is not None)
+            if head.expires is not None and head.expires <= now and head.step == "":
+                self._end(connection, head, JobState.CANCELLED, error="expired")
+            elif fails >= self._tries_of(head):
+                self._bury(connection, head, fails=fails, error="lease-lapsed")
+            else:
+                return head
+        return None
 
-    def _bury(self, connection: Connection, id: int, **values: object) -> Job:
-        self._set(connection, jobs.c.id == id, state=JobState.BURIED, **_PUT_DOWN, **values)
-        return _job(self._row(connection, id), self._clock.wall())
+    def _tries_of(self, row: Row[Any]) -> int:
+        return self._tries if row.tries is None else int(row.tries)
 
-    def _kick(self, connection: Connection, id: int, now: float) -> Job:
-        self._set(connection, jobs.c.id == id, state=QUEUED, due=now, fails=0, error=None)
-        return _job(self._row(connection, id), now)
+    # Counting costs as much as what it guards, so acts of one transaction count once.
+
+    def _leased(self, connection: Connection, now: float) -> int:
+        kept = remembered(connection)
+        if ("leased", self.name) not in kept:
+            of = {"of_line": self.name, "now": now}
+            kept["leased", self.name] = connection.execute(statements.count_leased, of).scalar_one()
+        return int(kept["leased", self.name])
+
+    def _queued(self, connection: Connection) -> int:
+        kept = remembered(connection)
+        if ("queued", self.name) not in kept:
+            of = {"of_line": self.name}
+            kept["queued", self.name] = connection.execute(statements.count_queued, of).scalar_one()
+        return int(kept["queued", self.name])
+
+    def _forget_counts(self, connection: Connection, leased: int = 0) -> None:
+        kept = remembered(connection)
+        if not leased:
+            kept.pop(("leased", self.name), None)
+            kept.pop(("queued", self.name), None)
+        elif ("leased", self.name) in kept:
+            kept["leased", self.name] += leased
+
+    def _enter(self, connection: Connection, line: str, put: Put) -> Job:
+        now = self._now(connection)
+        values = {
+            "line": line,
+            "state": QUEUED,
+            "pri": put.pri,
+            "due": now + put.delay_seconds,
+            "key": put.key,
+            "live": 1,
+            "expires": None if put.ttl_seconds is None else now + put.ttl_seconds,
+            "tries": put.tries,
+            "task": put.task,
+            "args": _without_sealed(put.args),
+            "body": put.body,
+            "sealed": put.args.get("sealed"),
+            "put_at": now,
+        }
+        key = connection.execute(statements.put, values).inserted_primary_key
+        assert key is not None
+        if ("queued", line) in (kept := remembered(connection)):
+            kept["queued", line] += 1
+        return Job(
+            id=int(key[0]),
+            line=line,
+            state=JobState.DELAYED if put.delay_seconds > 0 else JobState.READY,
+            task=put.task,
+            args=put.args,
+            pri=put.pri,
+            due=now + put.delay_seconds,
+            holder=None,
+            attempt=0,
+            fails=0,
+            key=put.key,
+            step="",
+            stop_asked=False,
+            result=None,
+            error=None,
+            put_at=now,
+            taken_at=None,
+            done_at=None,
+            body=put.body,
+            tries=put.tries,
+            created=True,
+        )
+
+    def _put_next(self, connection: Connection, put: Put) -> None:
+        """The next stage. Its line need not be open here, nor anywhere yet: whoever opens it
+        says its cap. It is never too full for what another line has finished."""
+        line = put.line or self.name
+        of = {"of_line": line}
+        if connection.execute(statements.gate_locked, of).one_or_none() is None:
+            self._make_gate(connection, line, NO_CAP)
+        if put.key is not None:
+            same = {**of, "of_key": put.key}
+            if connection.execute(statements.live_by_key, same).one_or_none() is not None:
+                return
+        self._enter(connection, line, put)
+
+    def _say_pause(self, connection: Connection, reason: str | None, until: float | None) -> None:
+        to = {"of_line": self.name, "to_paused_reason": reason, "to_paused_until": until}
+        connection.execute(statements.set_pause, to)
+        remembered(connection).pop(("gate", self.name), None)
+
+    def _end(
+        self, connection: Connection, row: Row[Any], state: JobState, *, error: str | None
+    ) -> Job:
+        now = self._now(connection)
+        ended = {"state": state, "live": None, "done_at": now, "step": "", "error": error}
+        to = {**self._to(row.id, ended), **_PUT_DOWN, "to_result": None}
+        connection.execute(statements.end, to)
+        self._forget_counts(connection)
+        return replace(
+            _job(row, now),
+            state=state,
+            args=row.args,
+            holder=None,
+            step="",
+            stop_asked=False,
+            error=error,
+            done_at=now,
+        )
+
+    def _bury(self, connection: Connection, row: Row[Any], **changed: object) -> Job:
+        kept = {"state": JobState.BURIED, "fails": row.fails, "error": row.error, "step": row.step}
+        connection.execute(statements.bury, {**self._to(row.id, {**kept, **changed}), **_PUT_DOWN})
+        self._forget_counts(connection)
+        return self._job(connection, row.id)
+
+    def _kick(self, connection: Connection, id: int) -> Job:
+        ready = {"state": QUEUED, "due": self._now(connection), "fails": 0, "error": None}
+        connection.execute(statements.kick, self._to(id, ready))
+        self._forget_counts(connection)
+        return self._job(connection, id)
 
 
-def _is_ready(now: float) -> ColumnElement[bool]:
-    return and_(jobs.c.state == QUEUED, jobs.c.due <= now)
+def _to(columns: Mapping[str, object]) -> dict[str, object]:
+    return {f"to_{column}": value for column, value in columns.items()}
 
 
-def _is_leased(now: float) -> ColumnElement[bool]:
-    return and_(jobs.c.state == QUEUED, jobs.c.holder.is_not(None), jobs.c.due > now)
+def _by(lease: Lease) -> dict[str, object]:
+    return {
+        "of_id": lease.job.id,
+        "of_holder": lease.job.holder,
+        "of_attempt": lease.job.attempt,
+    }
 
 
-def _is_delayed(now: float) -> ColumnElement[bool]:
-    return and_(jobs.c.state == QUEUED, jobs.c.holder.is_(None), jobs.c.due > now)
+def _in(seconds: float | None) -> float:
+    return float("inf") if seconds is None else time.monotonic() + seconds
 
 
-def _is_held(lease: Lease) -> ColumnElement[bool]:
-    return and_(
-        jobs.c.id == lease.job.id,
-        jobs.c.state == QUEUED,
-        jobs.c.holder == lease.job.holder,
-        jobs.c.attempt == lease.job.attempt,
-    )
-
-
-def _how_many(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+def _without_sealed(args: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in args.items() if name != "sealed"}
 
 
 def _lease_lost(lease: Lease) -> LeaseLost:
@@ -590,7 +821,7 @@ def _paused_reason(gate: Row[Any] | None, now: float) -> str | None:
     return str(gate.paused_reason)
 
 
-def _job(row: Row[Any], now: float, created: bool = False) -> Job:
+def _job(row: Row[Any], now: float) -> Job:
     return Job(
         id=row.id,
         line=row.line,
@@ -610,5 +841,6 @@ def _job(row: Row[Any], now: float, created: bool = False) -> Job:
         put_at=row.put_at,
         taken_at=row.taken_at,
         done_at=row.done_at,
-        created=created,
+        body=row.body,
+        tries=row.tries,
     )

@@ -1,4 +1,4 @@
-"""The two tables of the job line.
+"""The tables of the job line.
 
 A row of `job_line` is the gate of its line: whoever puts or reserves locks it first, so that
 counting and claiming are one step on every engine. It also holds what all processes must agree
@@ -9,6 +9,8 @@ and its grace. Expiry is the passing of time; nothing sweeps.
 
 `live` is 1 while a job is queued or buried, else NULL. NULLs are never equal in a unique index,
 so UNIQUE(line, key, live) says "once while it matters, again afterwards" on every engine.
+
+`job_slot` is what workers say of their slots, for the operators of other processes.
 
 The indexes follow the questions: order and position; the count of live leases; the newest
 with a key; the last run times. Ended jobs fall out of the first two, so history costs nothing.
@@ -22,6 +24,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     String,
     Table,
@@ -35,7 +38,7 @@ lines = Table(
     "job_line",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("cap", Integer, nullable=False),
+    Column("cap", Integer, nullable=False),  # NO_CAP: any number may run
     Column("paused_reason", Text),  # NULL: not paused
     Column("paused_until", Float(53)),  # NULL: until somebody resumes it
 )
@@ -54,8 +57,10 @@ jobs = Table(
     Column("key", String(128)),
     Column("live", SmallInteger),
     Column("expires", Float(53)),
+    Column("tries", Integer),  # NULL: as the line says
     Column("task", String(64), nullable=False),
     Column("args", JSON, nullable=False),
+    Column("body", LargeBinary(16_000_000)),
     Column("sealed", Text),  # apart from args, so that ending a job erases it in one statement
     Column("step", String(32), nullable=False, default=""),
     Column("stop_asked", Boolean, nullable=False, default=False),
@@ -71,4 +76,16 @@ jobs = Table(
     Index("job_ended", "line", "done_at"),
     # An id is shown to people as a reference; it must not come again after a purge.
     sqlite_autoincrement=True,
+)
+
+slots = Table(
+    "job_slot",
+    metadata,
+    Column("line", String(64), primary_key=True),
+    Column("holder", String(128), primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("job", BigInteger),
+    Column("since", Float(53), nullable=False),
+    Column("heard_at", Float(53), nullable=False),
 )

@@ -102,7 +102,7 @@ class Worker:
         if self._house_loop is None:
             return
         self._stopping = True
-        self._jobs.wake()
+        self._jobs.bell.ring()
         self._house_loop.cancel()
         _, unfinished = await asyncio.wait(self._slot_loops, timeout=grace_seconds)
         for loop in unfinished:
@@ -141,19 +141,20 @@ class Worker:
     # Loops
 
     async def _take_on(self, slot: int) -> None:
-        while not self._stopping:
-            news = self._jobs.news
-            try:
-                took_one = await self.turn_once(slot)
-            except Unavailable as error:
-                log.warning("slot %d: %s; looks again in %s s", slot, error, IDLE_SECONDS)
-                took_one = False
-            except Exception:
-                log.exception("slot %d: a round failed; its job comes back with its lease", slot)
-                took_one = False
-            if not took_one:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), IDLE_SECONDS)
+        with self._jobs.bell.heard_on_loop() as news:
+            while not self._stopping:
+                news.clear()
+                try:
+                    took_one = await self.turn_once(slot)
+                except Unavailable as error:
+                    log.warning("slot %d: %s; looks again in %s s", slot, error, IDLE_SECONDS)
+                    took_one = False
+                except Exception:
+                    log.exception("slot %d: a round failed; its job comes back later", slot)
+                    took_one = False
+                if not took_one and not self._stopping:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), IDLE_SECONDS)
 
     async def _keep_house_on(self) -> None:
         while True:
