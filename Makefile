@@ -34,7 +34,7 @@ check: .venv/.installed-dev  ## lint, format and types: what CI runs before the 
 format: .venv/.installed-dev  ## ruff's formatter and safe fixes
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, beside a bare handler
+bench: .venv/.installed-bench .bench-tools  ## what the two lines cost, beside others of their kind
 	@.venv/bin/python -m bench $(OPTIONS)
 
 .venv/bin/python:
@@ -50,6 +50,10 @@ bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, 
 	@echo 'Installing requirements-dev.txt into .venv' >&2
 	@$(PIP) install -r requirements-dev.txt && touch $@
 
+.venv/.installed-bench: requirements-bench.txt .venv/.installed-dev
+	@echo 'Installing requirements-bench.txt into .venv' >&2
+	@$(PIP) install -r requirements-bench.txt && touch $@
+
 # The tests start their own servers and browser, on free ports; the font draws Chinese.
 # MariaDB's two packages are programs only; Debian's postgresql may start one on its own port.
 .PHONY: .browser-and-servers
@@ -61,7 +65,8 @@ bench: .venv/.installed-dev .wrk-and-memcached  ## what a poll and a join cost, 
 	|| $(call packages,memcached mariadb-server-core mariadb-client-core postgresql chromium \
 		chromium-driver fonts-wqy-microhei)
 
-.PHONY: .wrk-and-memcached
-.wrk-and-memcached:
-	@{ command -v memcached && command -v wrk && command -v taskset; } >/dev/null \
-	|| $(call packages,memcached wrk util-linux)
+.PHONY: .bench-tools
+.bench-tools:
+	@{ command -v memcached && command -v wrk && command -v taskset \
+		&& command -v beanstalkd && command -v strace; } >/dev/null \
+	|| $(call packages,memcached wrk util-linux beanstalkd strace)

@@ -1,239 +1,56 @@
-"""What a poll and a join cost, beside a bare Tornado handler of the same run.
+"""What the two lines cost, each beside something known in the same run.
 
-    python -m bench [--waiting 100,1000,10000,100000] [--rounds 5] [--seconds 2] [--json FILE]
-
-Machines are shared and noisy, so only ratios are meant: variants are shuffled in each round,
-and each ratio is the median of the rounds' ratios to the bare handler of the same round.
+Machines are shared and noisy, so only ratios are meant: variants take turns within each round,
+and each ratio is the median of the rounds' ratios.
 """
 
 import argparse
 import json
-import random
-import shutil
-import socket
-import statistics
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.load import Cost, load, pin
-from bench.room import Room, room
-from tests.processes import ROOT, free_port, wait_until
-
-HERE = Path(__file__).parent
+from bench import people, work
+from bench.bar import Bar
+from bench.progress import say
+from tests.processes import ROOT
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    asked.add_argument("--waiting", default="100,1000,10000,100000")
+    asked.add_argument("line", nargs="?", choices=["people", "work"], help="only this one")
     asked.add_argument("--rounds", type=int, default=5)
-    asked.add_argument("--seconds", type=int, default=2)
+    asked.add_argument("--waiting", default="100,1000,10000,100000", help="people: in line")
+    asked.add_argument("--seconds", type=int, default=2, help="people: of each load")
+    asked.add_argument("--items", type=int, default=1000, help="work: put and taken a round")
     asked.add_argument("--json", type=Path, default=ROOT / "bench" / "results.json")
     chosen = asked.parse_args()
-    for tool in ("wrk", "taskset", "memcached"):
-        if shutil.which(tool) is None:
-            sys.exit(f"{tool} is missing; `make bench` installs it")
-    sizes = [int(each) for each in chosen.waiting.split(",")]
-    results = []
-    with tempfile.TemporaryDirectory() as directory, _bare() as bare:
-        for size in sizes:
-            say(f"{size:,} people take their numbers")
-            with room(Path(directory) / str(size), size) as place:
-                results.append(measure(size, place, bare, chosen.rounds, chosen.seconds))
-    print(table(results))
-    met = bars(results)
-    for bar, value in met.items():
-        print(f"{bar}: {value}")
-    report = {"rows": results, "bars": met}
-    chosen.json.write_text(json.dumps(report, indent=2) + "\n")
+    benches: dict[str, Callable[[Path], tuple[list[Any], list[Bar]]]] = {
+        "people": partial(
+            people.bench,
+            sizes=[int(each) for each in chosen.waiting.split(",")],
+            rounds=chosen.rounds,
+            seconds=chosen.seconds,
+        ),
+        "work": partial(work.bench, rounds=chosen.rounds, items=chosen.items),
+    }
+    kept = json.loads(chosen.json.read_text()) if chosen.json.exists() else {}
+    results = {line: kept[line] for line in benches if line in kept}
+    for line, bench in benches.items():
+        if chosen.line in (None, line):
+            with tempfile.TemporaryDirectory() as directory:
+                rows, bars = bench(Path(directory))
+            for bar in bars:
+                print(bar)
+            results[line] = {
+                "rows": rows,
+                "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
+            }
+            chosen.json.write_text(json.dumps(results, indent=2) + "\n")
     say(f"kept in {chosen.json}")
-
-
-def measure(
-    size: int, place: Room, bare: "subprocess.Popen[bytes]", rounds: int, seconds: int
-) -> dict[str, float]:
-    serving, memcached = place.serving, place.memcached
-    pin(serving.pid, 0)
-    pin(bare.pid, 0)
-    pin(memcached.pid, -1)
-    bare_url = f"http://127.0.0.1:{_BARE_PORT}"
-    targets = {
-        "bare poll": (bare_url, bare.pid, "poll.lua", None),
-        "poll": (serving.url, serving.pid, "poll.lua", memcached.pid),
-        "bare join": (bare_url, bare.pid, "join.lua", None),
-        "join": (serving.url, serving.pid, "join.lua", memcached.pid),
-    }
-    # Joins make the line longer, so polls are measured before any of them.
-    costs: dict[str, list[Cost]] = {name: [] for name in targets}
-    for kind in ("poll", "join"):
-        names = [f"bare {kind}", kind]
-        for at in range(rounds + 1):
-            random.shuffle(names)
-            for name in names:
-                url, pid, script, store_pid = targets[name]
-                cost = load(
-                    url,
-                    pid,
-                    HERE / script,
-                    seconds if at else 1,
-                    store_pid=store_pid,
-                    run=f"{size}-{name.replace(' ', '-')}-{at}",
-                    tickets=place.tickets,
-                )
-                if at:  # the first round warms up
-                    costs[name].append(cost)
-            say(f"{size:,} waiting, {kind}, round {at} of {rounds}")
-        if kind == "poll":
-            heartbeats = _heartbeats(serving.url)
-    stall = longest_answer_while_stopped(place)
-
-    def ratio(name: str, figure: str) -> float:
-        pairs = zip(costs[name], costs[f"bare {name}"], strict=True)
-        return float(statistics.median(getattr(a, figure) / getattr(b, figure) for a, b in pairs))
-
-    polls = costs["poll"]
-    return {
-        "waiting": size,
-        "poll_rate": ratio("poll", "rate"),
-        "poll_cpu": ratio("poll", "cpu_us"),
-        "join_rate": ratio("join", "rate"),
-        "join_cpu": ratio("join", "cpu_us"),
-        "poll_cpu_us": statistics.median(cost.cpu_us for cost in polls),
-        "poll_a_second": statistics.median(cost.rate for cost in polls),
-        "join_a_second": statistics.median(cost.rate for cost in costs["join"]),
-        "store_cpu_share": statistics.median(cost.store_cpu_us / cost.cpu_us for cost in polls),
-        "heartbeats_a_batch": heartbeats,
-        "longest_answer_ms": stall,
-    }
-
-
-def longest_answer_while_stopped(place: Room) -> float:
-    """Milliseconds that a page waited at most while memcached was stopped for two seconds and
-    people went on joining: what the event loop was held up."""
-    worst = 0.0
-    over = threading.Event()
-
-    def look() -> None:
-        nonlocal worst
-        while not over.is_set():
-            began = time.perf_counter()
-            urllib.request.urlopen(place.serving.url + "/healthz", timeout=10).read()
-            worst = max(worst, time.perf_counter() - began)
-            time.sleep(0.005)
-
-    def join(at: int) -> None:
-        body = {"name": "Karen Nolan", "service": "look-up-phone", "request_id": f"stall-{at:04d}"}
-        request = urllib.request.Request(
-            place.serving.url + "/api/lines/desk/tickets",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            urllib.request.urlopen(request, timeout=10).read()
-        except OSError:
-            pass  # refused with 503 while memcached is stopped, as it should be
-
-    looking = threading.Thread(target=look)
-    place.memcached.hold()
-    looking.start()
-    joins = [threading.Thread(target=join, args=(at,)) for at in range(20)]
-    for thread in joins:
-        thread.start()
-        time.sleep(0.1)
-    place.memcached.go_on()
-    over.set()
-    for thread in [looking, *joins]:
-        thread.join()
-    return worst * 1000
-
-
-def _heartbeats(url: str) -> float:
-    text = urllib.request.urlopen(url + "/metrics", timeout=5).read().decode()
-    figures = {}
-    for row in text.splitlines():
-        if not row.startswith("#") and " " in row:
-            name, _, value = row.rpartition(" ")
-            figures[name.partition("{")[0]] = float(value)
-    batches = figures.get("nowserving_heartbeat_batches_total", 0)
-    return figures.get("nowserving_heartbeats_total", 0) / batches if batches else 0.0
-
-
-def table(results: list[dict[str, float]]) -> str:
-    head = ["waiting", "poll rate", "poll CPU", "join rate", "join CPU", "poll CPU us", "polls/s"]
-    head += ["joins/s", "store CPU", "beats/batch", "stall ms"]
-    rows = [
-        [
-            f"{each['waiting']:,.0f}",
-            f"{each['poll_rate']:.2f}",
-            f"{each['poll_cpu']:.2f}",
-            f"{each['join_rate']:.2f}",
-            f"{each['join_cpu']:.2f}",
-            f"{each['poll_cpu_us']:.0f}",
-            f"{each['poll_a_second']:,.0f}",
-            f"{each['join_a_second']:,.0f}",
-            f"{each['store_cpu_share']:.1%}",
-            f"{each['heartbeats_a_batch']:.0f}",
-            f"{each['longest_answer_ms']:.0f}",
-        ]
-        for each in results
-    ]
-    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [head, *rows]
-    ]
-    return "\n".join(["ratios are to a bare Tornado handler of the same run", *lines])
-
-
-def bars(results: list[dict[str, float]]) -> dict[str, float]:
-    by_size = {each["waiting"]: each for each in results}
-    found = {
-        "lowest poll rate (>= 0.8)": round(min(each["poll_rate"] for each in results), 2),
-        "lowest join rate (>= 0.6)": round(min(each["join_rate"] for each in results), 2),
-        "fewest heartbeats a batch (>= 10)": round(
-            min(each["heartbeats_a_batch"] for each in results)
-        ),
-        "longest stall, memcached stopped 2 s, ms (<= 100)": round(
-            max(each["longest_answer_ms"] for each in results)
-        ),
-    }
-    if 1000 in by_size and 100_000 in by_size:
-        # Each beside its own bare handler, so that a machine that changed its pace meanwhile
-        # does not decide it.
-        grown = by_size[100_000]["poll_cpu"] / by_size[1000]["poll_cpu"]
-        found["poll CPU at 100,000 over 1,000 (<= 1.2)"] = round(grown, 2)
-    return found
-
-
-class _bare:
-    """The bare handler, in a process of its own."""
-
-    def __enter__(self) -> "subprocess.Popen[bytes]":
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.bare", str(_BARE_PORT)], cwd=ROOT
-        )
-        wait_until("the bare handler", 10, self._answers)
-        return self._process
-
-    def __exit__(self, *error: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    @staticmethod
-    def _answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", _BARE_PORT)) == 0
-
-
-_BARE_PORT = free_port()
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
