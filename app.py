@@ -29,7 +29,16 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +76,7 @@ from queue_backend.people.store import Store
 from queue_backend.people.ticket import TicketSigner
 from queue_backend.work.job import JobStats
 from queue_backend.work.line import JobLine
+from queue_backend.work.memcache_server import QueueServer
 from queue_backend.work.worker import Worker
 from settings import BadSettings, Line, Settings, read
 
@@ -81,6 +91,9 @@ HERE = Path(__file__).resolve().parent
 
 ROUND_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
+# A client of the queue server never asks what became of a job: operators may, for a while.
+QUEUE_KEEP_SECONDS = 600.0
+QUEUE_PURGE_SECONDS = 10.0
 RESTART_SECONDS = 1.0
 # System managers grant about 10 s before they kill.
 CLOSING_SECONDS = 10.0
@@ -156,6 +169,55 @@ def worker(config: Path | None, **options: Any) -> None:
     with _sentences():
         settings = _prepared(config, options)
         _run(work(settings))
+
+
+@main.command("queue-server")
+@_CONFIG
+@click.option("--port", type=click.IntRange(0, 65_535), default=11_300, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for all addresses.")
+@click.option("--jobs", metavar="URL", help="Database; unset: queue.db in the data directory.")
+@click.option("--cap", type=click.IntRange(1), help="Jobs of a line in hand at once, anywhere.")
+@click.option(
+    "--lease-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="A client that says nothing for this long, and the grace, loses its job.",
+)
+@click.option(
+    "--grace-seconds", type=click.FloatRange(0), default=5.0, show_default=True, hidden=True
+)
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Lost clients before a job is buried.",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Jobs of a line that may wait; then NOT_STORED.",
+)
+@click.option(
+    "--max-body-bytes", type=click.IntRange(0, 16_000_000), default=2**20, show_default=True
+)
+@click.option("--connections", type=click.IntRange(1), default=1_000, show_default=True)
+def queue_server(config: Path | None, jobs: str | None, **options: Any) -> None:
+    """Serve job lines to any program that speaks memcached.
+
+    `set LINE` puts a job and `get LINE` takes one, which is held until `delete LINE`. A client
+    that vanishes gives its job back. Nobody is asked who they are: listen where only friends
+    can reach. SIGTERM or Ctrl-C gives back what is held, and ends.
+    """
+    with _sentences():
+        settings = _prepared(config, {})
+        url = jobs or f"sqlite:///{settings.data_directory / 'queue.db'}"
+        # People's lines keep their cap, and their requests, to themselves.
+        closed = settings.lines if url == settings.jobs_url else ()
+        _run(serve_queues(url, closed, **options))
 
 
 @main.command("hash-password")
@@ -489,8 +551,7 @@ class Rooms:
         self, settings: Settings, to_close: contextlib.AsyncExitStack, with_worker: bool
     ) -> None:
         self.clock = SystemClock()
-        # Unique over all hosts: the marshal's lock and the leases of jobs go by it.
-        self.process = f"{_ascii(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.process = _this_process()
         self.keyring = Keyring.at(settings.data_directory / "keyring")
         self.database = Database(settings.jobs_url)
         to_close.callback(self.database.close)
@@ -500,7 +561,6 @@ class Rooms:
             name: JobLine(
                 self.database,
                 name,
-                clock=self.clock,
                 cap=line.slots,
                 lease_seconds=line.job_lease_seconds,
                 grace_seconds=line.job_grace_seconds,
@@ -637,6 +697,11 @@ def _build() -> str:
             if path.is_file():
                 digest.update(path.relative_to(HERE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def _this_process() -> str:
+    """Unique over all hosts: the marshal's lock and the leases of jobs go by it."""
+    return f"{_ascii(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def _ascii(text: str) -> str:
@@ -806,6 +871,58 @@ def _counters(database: Database, lines: Iterable[WaitingLine]) -> dict[str, flo
         "database_acts_total": database.acts,
         "database_commits_total": database.commits,
     }
+
+
+async def serve_queues(
+    url: str,
+    closed: Collection[str],
+    *,
+    host: str,
+    port: int,
+    cap: int | None,
+    lease_seconds: float,
+    grace_seconds: float,
+    tries: int,
+    depth: int,
+    max_body_bytes: int,
+    connections: int,
+) -> None:
+    closing = Closing()
+    async with contextlib.AsyncExitStack() as to_close:
+        sockets = listen(host, port, shared=False)
+        database = Database(url)
+        to_close.callback(database.close)
+
+        def open_line(name: str) -> JobLine:
+            return JobLine(
+                database,
+                name,
+                cap=cap,
+                lease_seconds=lease_seconds,
+                grace_seconds=grace_seconds,
+                tries=tries,
+                depth=depth,
+                keep_seconds=QUEUE_KEEP_SECONDS,
+            )
+
+        server = QueueServer(
+            open_line,
+            clock=SystemClock(),
+            holder=_this_process(),
+            max_body_bytes=max_body_bytes,
+            most_connections=min(connections, _most_visitors()),
+            closed=closed,
+        )
+        server.add_sockets(sockets)
+        to_close.push_async_callback(server.close)
+        movers = [
+            every(ROUND_SECONDS, server.round, "queue server"),
+            every(QUEUE_PURGE_SECONDS, server.purge, "queue server's purge"),
+        ]
+        to_close.push_async_callback(stopped, [asyncio.create_task(mover) for mover in movers])
+        address = f"[{host}]" if ":" in host else host
+        click.echo(f"Job lines are served at {address}:{sockets[0].getsockname()[1]}. Ctrl-C ends.")
+        await closing.wait()
 
 
 async def work(settings: Settings) -> None:

@@ -77,7 +77,9 @@ def refused(server: Serving, within_seconds: float = 20) -> str:
 # What the commands say
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["worker"], ["hash-password"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["worker"], ["queue-server"], ["hash-password"]]
+)
 def test_every_command_explains_itself_in_sentences(command):
     said = CliRunner().invoke(app.main, [*command, "--help"])
     assert said.exit_code == 0
