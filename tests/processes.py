@@ -199,6 +199,8 @@ class DatabaseServer(Process):
     """
 
     administration: str  # the database that every such server has
+    which_connection: str  # what a connection asks to learn its own number
+    end_connection: str  # what the administrator says to break the one of that number
 
     def __init__(self, directory: Path, name: str) -> None:
         super().__init__(directory, name)
@@ -265,6 +267,8 @@ class MariaDB(DatabaseServer):
     """A real mariadbd, from Debian's mariadb-server."""
 
     administration = "mysql"
+    which_connection = "SELECT CONNECTION_ID()"
+    end_connection = "KILL {}"
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "mariadb")
@@ -304,6 +308,8 @@ class PostgreSQL(DatabaseServer):
     another user's then, whose data lie where that user is let in."""
 
     administration = "postgres"
+    which_connection = "SELECT pg_backend_pid()"
+    end_connection = "SELECT pg_terminate_backend({})"
     polite_signal = signal.SIGINT  # to its own SIGTERM it would wait until all clients are gone
 
     def __init__(self, directory: Path) -> None:
