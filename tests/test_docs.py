@@ -69,7 +69,7 @@ class Reader:
 
     def pycon(self, block, line):
         test = doctest.DocTestParser().get_doctest(block, self.names, PAGE.name, PAGE.name, line)
-        told = []
+        told: list[str] = []
         runner = doctest.DocTestRunner(optionflags=SAYS_WHAT_IS_SHOWN, verbose=False)
         runner.run(test, out=told.append, clear_globs=False)
         self.names = test.globs
