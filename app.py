@@ -57,10 +57,11 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from downstream.adapter import Adapter
+from downstream.calls import Calls
 from downstream.demo import DemoAdapter
 from downstream.sealed import Keyring
 from handlers.languages import Languages
-from handlers.parts import Desk, Parts, WorkerView
+from handlers.parts import Desk, Parts
 from handlers.routes import application, server_options
 from queue_backend.clock import Clock, SystemClock
 from queue_backend.database import Database
@@ -574,8 +575,7 @@ class Rooms:
         self.workers = {
             name: Worker(
                 self.jobs[name],
-                self.adapters[name],
-                self.keyring,
+                Calls(self.jobs[name], self.adapters[name], self.keyring, self.clock),
                 holder=self.process,
                 clock=self.clock,
                 slots=line.slots,
@@ -608,19 +608,6 @@ class Rooms:
             )
             for name, line in settings.lines.items()
         }
-
-    def worker_views(self, line: str) -> list[WorkerView]:
-        worker = self.workers.get(line)
-        now = self.clock.wall()
-        return [
-            WorkerView(
-                slot=f"{self.process}/{view.slot}",
-                state=view.state,
-                job=str(view.job or ""),
-                for_seconds=max(0.0, now - view.since),
-            )
-            for view in (worker.slots if worker else ())
-        ]
 
 
 def _adapter(line: Line) -> Adapter:
@@ -818,7 +805,6 @@ async def _open(
         ticket_cookie_seconds=settings.ticket_life_seconds,
         session_seconds=settings.session_seconds,
         checks={"store": store_answers, "database": database_answers},
-        workers=rooms.worker_views,
         counters=lambda: _counters(rooms.database, lines.values()),
     )
     doors = Doors(application(parts), most_connections=_most_visitors(), **server_options(parts))

@@ -18,6 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import parse_cookie
 from tornado.testing import bind_unused_port
 
+from downstream.calls import Calls
 from downstream.demo import DemoAdapter
 from downstream.sealed import Keyring
 from handlers.languages import Languages
@@ -165,7 +166,8 @@ class Room:
         self.marshal = Marshal(self.line, clock)
         self.jobs = JobLine(self.database, "desk", clock=clock, cap=2)
         keyring = Keyring.at(directory / "keyring")
-        self.worker = Worker(self.jobs, self.adapter, keyring, holder="test", clock=clock, slots=2)
+        calls = Calls(self.jobs, self.adapter, keyring, clock)
+        self.worker = Worker(self.jobs, calls, holder="test", clock=clock, slots=2)
         self.signer = TicketSigner(KEYS, clock, TICKET_LIFE_SECONDS)
         self.parts = Parts(
             **{

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from downstream.adapter import Health, Outcome
+from downstream.calls import Calls
 from downstream.demo import FIRST_PASSWORD, DemoAdapter
 from downstream.sealed import Keyring, purpose
 from queue_backend.clock import SystemClock
@@ -53,7 +54,8 @@ def keyring(tmp_path):
 @pytest.fixture
 def worker_for(line, keyring, clock):
     def make(adapter, slots=2, line=line, clock=clock):
-        return Worker(line, adapter, keyring, holder="test", clock=clock, slots=slots)
+        calls = Calls(line, adapter, keyring, clock)
+        return Worker(line, calls, holder="test", clock=clock, slots=slots)
 
     return make
 
@@ -336,10 +338,10 @@ async def test_an_end_is_written_again_when_the_database_was_away(line, worker_f
     job = await put(line)
     ack, away = line.ack, [Unavailable("database-unavailable")]
 
-    async def flaky(lease, result):
+    async def flaky(lease, result, *, then):
         if away:
             raise away.pop()
-        return await ack(lease, result)
+        return await ack(lease, result, then=then)
 
     monkeypatch.setattr(line, "ack", flaky)
     await worker_for(ScriptedAdapter(DONE)).turn_once(1)
@@ -468,10 +470,10 @@ async def test_a_stop_gives_an_unfinished_job_back_uncounted_and_known_as_begun(
 async def test_a_round_that_fails_does_not_end_the_slot(line, worker_for, monkeypatch):
     reserve, failures = line.reserve, [Unavailable(), RuntimeError("a fault of ours")]
 
-    async def flaky(holder):
+    async def flaky(holder, wait_seconds=0):
         if failures:
             raise failures.pop()
-        return await reserve(holder)
+        return await reserve(holder, wait_seconds)
 
     monkeypatch.setattr(line, "reserve", flaky)
     worker = worker_for(ScriptedAdapter(DONE), slots=1)
@@ -499,6 +501,7 @@ RUN_A_WORKER = """
 import asyncio, sys
 from pathlib import Path
 from random import Random
+from downstream.calls import Calls
 from downstream.demo import DemoAdapter
 from downstream.sealed import Keyring
 from queue_backend.clock import SystemClock
@@ -510,8 +513,9 @@ async def main():
     clock = SystemClock()
     line = JobLine(Database(f"sqlite:///{sys.argv[1]}"), "desk", clock=clock, cap=2,
                    lease_seconds=1, grace_seconds=0.5)
-    worker = Worker(line, DemoAdapter(Random(1), latency_seconds=(60, 60)),
-                    Keyring.at(Path(sys.argv[2])), holder="apart", clock=clock, slots=2)
+    adapter = DemoAdapter(Random(1), latency_seconds=(60, 60))
+    calls = Calls(line, adapter, Keyring.at(Path(sys.argv[2])), clock)
+    worker = Worker(line, calls, holder="apart", clock=clock, slots=2)
     await worker.start()
     await asyncio.sleep(60)
 

@@ -1,160 +1,270 @@
-"""The worker: moves jobs from their line through the slow service, a few at a time.
+"""The worker: takes jobs from their line, a few at a time, and sees each of them through.
 
-Each slot is one task that takes a job, calls the adapter, and says what became of it:
+Each slot is one loop: take a job, hand it to the *craft*, which knows what to do with it and says
+what became of it, take the next. What is the same for every craft is here:
 
-    done, rejected   ack, with the result people read
-    retry            release: nothing was sent, so it waits and is tried again
-    unknown          reconcile; ack as unknown if nobody can tell
-    broken           pause the whole lane, for an operator; the job keeps its place
+    heartbeat     a lease is renewed at a third of its length, from the moment the job is taken
+    lease lost    nothing more is said about the job; whoever holds it now goes on with it
+    stop          no more jobs are taken; running ones may finish; the rest is given back, uncounted
+    views         what each slot is doing, told to the line for the operators of other processes
 
-While a call runs, a heartbeat renews the lease at a third of its length. A call past its deadline
-is shown as "checking", but its slot stays taken, and its lease is renewed, until the call is
-really back: the service has still its hands full, and the next call would be one too many.
+Who finishes asks again at once, so a full line never waits for a poll. Of the slots that found
+nothing only one looks on, so that ten idle slots cost no more than one.
 
-A job whose earlier holder fell silent may have been sent already. If its action must not be sent
-twice it is reconciled instead of executed.
-
-Kept out: who may take a job (`line.py` decides), what a call does (the adapter).
+Kept out: who may take a job (`line.py` decides), what a job does (`task.py` for functions,
+`downstream/calls.py` for a slow service).
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
-from downstream.adapter import ActionSpec, Adapter, Context, Outcome
-from downstream.sealed import Keyring, purpose
 from queue_backend.clock import Clock
-from queue_backend.errors import BadInput, LeaseLost, Unavailable
-from queue_backend.work.job import Job, JobState, Lease
-from queue_backend.work.line import JobLine
+from queue_backend.errors import LeaseLost, NowServingError, Unavailable
+from queue_backend.work.job import Job, JobState, Lease, Put, SlotView
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.2
+# How long the one slot that looks for all waits before it looks whether to stop.
+LOOK_SECONDS = 0.5
+TRY_AGAIN_SECONDS = 0.5
 KEEP_HOUSE_SECONDS = 60
-BROKEN = "broken: "
-
-RUNNING = "running"
-CHECKING = "checking"
-
-
-@dataclass(frozen=True, slots=True)
-class SlotView:
-    """What one slot is doing, since when (wall time); `slow` is a call past its deadline."""
-
-    slot: int
-    state: Literal["idle", "busy", "slow"]
-    job: int | None
-    since: float
+REPORT_SECONDS = 5
+# Jobs of a few milliseconds would otherwise each cost two more writes.
+REPORT_APART_SECONDS = 0.5
 
 
-@dataclass(slots=True)
-class _Call:
-    """One job in one slot's hand."""
+class Line(Protocol):
+    """What a worker needs of a line: the verbs that every engine has."""
 
-    lease: Lease
-    spec: ActionSpec
-    secrets: Mapping[str, str]
-    cancelled: bool = False
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lease_seconds(self) -> float: ...
+
+    async def reserve(self, holder: str, wait_seconds: float = 0) -> Lease | None: ...
+
+    def touch(self, lease: Lease, step: str | None = None) -> Awaitable[Lease]: ...
+
+    def ack(
+        self, lease: Lease, result: Mapping[str, object] | None = None, *, then: Sequence[Put] = ()
+    ) -> Awaitable[Job]: ...
+
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay_seconds: float | None = None,
+        error: str | None = None,
+        nothing_sent: bool = False,
+    ) -> Awaitable[Job]: ...
+
+    def bury(self, lease: Lease, error: str) -> Awaitable[Job]: ...
+
+
+@runtime_checkable
+class KeptLine(Protocol):
+    """A line that keeps books: ours does, beanstalkd's does not."""
+
+    def purge(self) -> Awaitable[int]: ...
+
+    def report(self, holder: str, views: Sequence[SlotView]) -> Awaitable[None]: ...
+
+
+class Held:
+    """One job in one slot's hand. Its lease is renewed until the hand is empty again, or until
+    `let_lapse` is called."""
+
+    def __init__(
+        self, jobs: Line, lease: Lease, slot: int, clock: Clock, show_slow: Callable[[], None]
+    ) -> None:
+        self.slot = slot
+        self.lease = lease
+        self.stop_asked = lease.job.stop_asked
+        self.lost = asyncio.Event()
+        self.show_slow = show_slow
+        self._jobs = jobs
+        self._clock = clock
+        self._lapses = False
+
+    @property
+    def job(self) -> Job:
+        return self.lease.job
+
+    def let_lapse(self) -> None:
+        """Renew no more: the job goes to another when the lease has ended, and its grace."""
+        self._lapses = True
+        self.stop_asked = True
+        self.show_slow()
+
+    async def touch(self, step: str | None = None) -> None:
+        """Renew, and say how far it has got. Raises LeaseLost, Unavailable."""
+        self.lease = await self._jobs.touch(self.lease, step)
+        self.stop_asked = self.stop_asked or self.lease.job.stop_asked
+
+    async def ack(
+        self, result: Mapping[str, object] | None = None, *, then: Sequence[Put] = ()
+    ) -> Job:
+        """It happened; a database that is away for a moment must not make it unsaid. Should the
+        first try have landed after all, the second finds the lease gone."""
+        while True:
+            try:
+                return await self._jobs.ack(self.lease, result, then=then)
+            except Unavailable as error:
+                if self._clock.monotonic() >= self.lease.deadline:
+                    raise
+                log.warning("job %d: %s; its end is written again in 1 s", self.job.id, error)
+                await asyncio.sleep(1)
+
+    async def release(self, *, error: str | None = None, nothing_sent: bool = False) -> Job:
+        """Give it back. With an error it is counted; the log is told what happens next."""
+        after = await self._jobs.release(self.lease, error=error, nothing_sent=nothing_sent)
+        if error is not None:
+            what_next = (
+                f"buried after {after.fails} tries"
+                if after.state is JobState.BURIED
+                else f"is tried again in {max(0, after.due - self._clock.wall()):.0f} s"
+            )
+            log.warning("job %d: %s; %s", self.job.id, error, what_next)
+        return after
+
+    async def bury(self, error: str) -> Job:
+        """Put it aside for an operator."""
+        log.error("job %d: %s; buried", self.job.id, error)
+        return await self._jobs.bury(self.lease, error)
+
+    async def beat(self) -> None:
+        """The heartbeat. It ends when the lease is lost or is to lapse."""
+        while True:
+            await asyncio.sleep(self._jobs.lease_seconds / 3)
+            if self._lapses:
+                return
+            try:
+                await self.touch()
+            except LeaseLost as lost:
+                log.warning("%s; what is done for it is asked to stop", lost)
+                self._give_up()
+                return
+            except Unavailable as error:
+                log.warning("job %d: not renewed, %s", self.job.id, error)
+                if self._clock.monotonic() >= self.lease.deadline:
+                    self._give_up()
+
+    def _give_up(self) -> None:
+        self.stop_asked = True
+        self.lost.set()
+
+
+class Craft(Protocol):
+    """What a worker can do with the jobs of its line."""
+
+    async def open(self) -> None:
+        """Get ready; raises Unavailable or Unsupported in words."""
+
+    async def carry_out(self, held: Held) -> None:
+        """See the job through, and say what became of it: ack, release or bury. Come back only
+        when the work is really over: a slot is free when this returns, and not before.
+
+        When it is cancelled, the grace of a stop is over: end the work as far as it can be
+        ended, and let the cancellation through. The job is then given back, uncounted.
+        """
+
+    async def keep_house(self) -> None:
+        """One round of what is due now and then."""
+
+    async def close(self) -> None:
+        """Give everything back."""
 
 
 class Worker:
     """`slots` slots of one process. The cap over all processes is the line's, not this number."""
 
-    def __init__(
-        self,
-        jobs: JobLine,
-        adapter: Adapter,
-        keyring: Keyring,
-        *,
-        holder: str,
-        clock: Clock,
-        slots: int,
-    ) -> None:
+    def __init__(self, jobs: Line, craft: Craft, *, holder: str, clock: Clock, slots: int) -> None:
         self._jobs = jobs
-        self._adapter = adapter
-        self._keyring = keyring
+        self._craft = craft
         self._holder = holder
         self._clock = clock
         self._stopping = False
-        self._slot_loops: list[asyncio.Task[None]] = []
-        self._house_loop: asyncio.Task[None] | None = None
-        self._views = [SlotView(slot, "idle", None, clock.wall()) for slot in range(1, slots + 1)]
+        self._looking = asyncio.Lock()
+        self._in_hand: set[int] = set()
+        self._loops: dict[int, asyncio.Task[None]] = {}
+        self._beside: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self._views = {
+            slot: SlotView(holder, slot, "idle", None, clock.wall()) for slot in range(1, slots + 1)
+        }
 
     @property
     def slots(self) -> tuple[SlotView, ...]:
-        """For the admin view of this process. Another process sees the holders of reserved jobs."""
-        return tuple(self._views)
+        """What each slot is doing; the line is told of it, for other processes to see."""
+        return tuple(self._views.values())
 
     async def start(self) -> None:
-        """Open the adapter and let every slot take jobs."""
-        await self._adapter.open()
+        """Open the craft and let every slot take jobs."""
+        await self._craft.open()
         self._stopping = False
-        self._slot_loops = [asyncio.create_task(self._take_on(view.slot)) for view in self._views]
-        self._house_loop = asyncio.create_task(self._keep_house_on())
+        self._loops = {slot: asyncio.create_task(self._take_on(slot)) for slot in self._views}
+        self._beside = [
+            asyncio.create_task(self._keep_house_on()),
+            asyncio.create_task(self._report_on()),
+        ]
 
     async def stop(self, grace_seconds: float = 10) -> None:
         """Take no more jobs; let running ones finish for `grace_seconds`; give the rest back,
-        uncounted, for another worker to reconcile or run again."""
-        if self._house_loop is None:
+        uncounted, for another worker to go on with."""
+        if not self._loops:
             return
         self._stopping = True
-        self._jobs.bell.ring()
-        self._house_loop.cancel()
-        _, unfinished = await asyncio.wait(self._slot_loops, timeout=grace_seconds)
-        for loop in unfinished:
+        await asyncio.wait(self._loops.values(), timeout=grace_seconds)
+        # Only who has a job in hand is cancelled. Another may be claiming one at this moment,
+        # which nobody would then hold; it sees by itself that there is no more to be taken.
+        for slot in self._in_hand:
+            self._loops[slot].cancel()
+        for loop in self._beside:
             loop.cancel()
-        await asyncio.gather(self._house_loop, *self._slot_loops, return_exceptions=True)
-        self._house_loop = None
-        await self._adapter.close()
+        await asyncio.gather(*self._loops.values(), *self._beside, return_exceptions=True)
+        self._loops, self._beside = {}, []
+        await self._report(())
+        await self._craft.close()
 
     async def turn_once(self, slot: int) -> bool:
         """One round of one slot: take a job if there is one, and see it through."""
-        lease = await self._jobs.reserve(f"{self._holder}/{slot}")
-        if lease is None:
-            return False
-        self._show(slot, "busy", lease.job.id)
-        try:
+        lease = await self._jobs.reserve(self._hand(slot))
+        if lease is not None:
             await self._see_through(slot, lease)
-        except LeaseLost as lost:
-            log.warning("slot %d: %s; whoever holds the job now goes on with it", slot, lost)
-        finally:
-            self._show(slot, "idle", None)
-        return True
+        return lease is not None
 
     async def keep_house(self) -> None:
-        """One round of what is due now and then: purge the line, and open a lane that paused
-        because the service was broken, if it is well again."""
-        await self._jobs.purge()
-        reason = await self._jobs.paused()
-        if reason is not None and reason.startswith(BROKEN):
-            health = await self._adapter.health()
-            if health.ok:
-                log.info("%s: the service is well again, the lane is resumed", self._jobs.name)
-                await self._jobs.resume()
-            else:
-                log.error("%s: still paused, %s %s", self._jobs.name, health.code, health.detail)
+        """One round of what is due now and then."""
+        if isinstance(self._jobs, KeptLine):
+            await self._jobs.purge()
+        await self._craft.keep_house()
 
     # Loops
 
     async def _take_on(self, slot: int) -> None:
-        with self._jobs.bell.heard_on_loop() as news:
-            while not self._stopping:
-                news.clear()
-                try:
-                    took_one = await self.turn_once(slot)
-                except Unavailable as error:
-                    log.warning("slot %d: %s; looks again in %s s", slot, error, IDLE_SECONDS)
-                    took_one = False
-                except Exception:
-                    log.exception("slot %d: a round failed; its job comes back later", slot)
-                    took_one = False
-                if not took_one and not self._stopping:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(news.wait(), IDLE_SECONDS)
+        while not self._stopping:
+            try:
+                lease = await self._jobs.reserve(self._hand(slot)) or await self._look_on(slot)
+                if lease is not None and self._stopping:
+                    await self._jobs.release(lease)
+                elif lease is not None:
+                    await self._see_through(slot, lease)
+            except NowServingError as error:
+                log.warning("slot %d: %s; goes on in %s s", slot, error, TRY_AGAIN_SECONDS)
+                await asyncio.sleep(TRY_AGAIN_SECONDS)
+            except Exception:
+                log.exception("slot %d: a round failed; its job comes back with its lease", slot)
+                await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def _look_on(self, slot: int) -> Lease | None:
+        async with self._looking:
+            if self._stopping:
+                return None
+            return await self._jobs.reserve(self._hand(slot), LOOK_SECONDS)
 
     async def _keep_house_on(self) -> None:
         while True:
@@ -164,159 +274,49 @@ class Worker:
                 log.warning("housekeeping: %s; again in %d s", error, KEEP_HOUSE_SECONDS)
             await asyncio.sleep(KEEP_HOUSE_SECONDS)
 
+    async def _report_on(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._report(self.slots)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
+            await asyncio.sleep(REPORT_APART_SECONDS)
+
     # One job
 
-    async def _see_through(self, slot: int, lease: Lease) -> None:
-        job = lease.job
-        spec = self._adapter.actions.get(job.task)
-        if spec is None:
-            log.error("job %d: no action %r here; buried", job.id, job.task)
-            await self._jobs.bury(lease, "action-unknown")
-            return
-        try:
-            secrets = self._unsealed(job)
-        except BadInput:
-            log.error("job %d: its secrets cannot be opened; rejected", job.id)
-            await self._ack(lease, Outcome("rejected", "secrets-lost"))
-            return
-        if any(asked.is_secret and asked.required for asked in spec.fields) and not secrets:
-            await self._ack(lease, Outcome("rejected", "secrets-lost"))
-            return
+    def _hand(self, slot: int) -> str:
+        return f"{self._holder}/{slot}"
 
-        maybe_sent = job.step != ""
-        call = _Call(lease, spec, secrets, cancelled=job.stop_asked)
-        heartbeat = asyncio.create_task(self._heartbeat(call))
+    async def _see_through(self, slot: int, lease: Lease) -> None:
+        job = lease.job.id
+        held = Held(self._jobs, lease, slot, self._clock, lambda: self._show(slot, "slow", job))
+        self._in_hand.add(slot)
+        self._show(slot, "busy", job)
+        heartbeat = asyncio.create_task(held.beat())
         try:
-            if maybe_sent and not spec.idempotent:
-                outcome = Outcome("unknown", "not-confirmed")
-            else:
-                # On disk before the first byte goes out: whoever finds the job after a crash
-                # here must know that it may have been sent.
-                call.lease = await self._jobs.touch(call.lease, RUNNING)
-                outcome = await self._ask(slot, call, self._adapter.execute)
-            if outcome.kind == "unknown":
-                outcome = await self._reconciled(slot, call)
-            await self._settle(call, outcome)
+            await self._craft.carry_out(held)
+        except LeaseLost as lost:
+            log.warning("slot %d: %s; whoever holds the job now goes on with it", slot, lost)
         except asyncio.CancelledError:
-            # The grace of a stop is over. Being back here, the call is, too.
-            log.warning("job %d: unfinished; given back uncounted", job.id)
-            await self._jobs.release(call.lease)
+            # The grace of a stop is over.
+            log.warning("job %d: unfinished; given back uncounted", job)
+            await held.release()
             raise
         finally:
+            self._in_hand.discard(slot)
+            self._show(slot, "idle", None)
             heartbeat.cancel()
             await asyncio.gather(heartbeat, return_exceptions=True)
 
-    async def _reconciled(self, slot: int, call: _Call) -> Outcome:
-        call.lease = await self._jobs.touch(call.lease, CHECKING)
-        # The lost call may have been asked to stop, at its deadline; finding out begins anew.
-        call.cancelled = False
-        return await self._ask(slot, call, self._adapter.reconcile)
-
-    async def _ask(
-        self, slot: int, call: _Call, ask: Callable[[Job, Context], Awaitable[Outcome]]
-    ) -> Outcome:
-        """Call the adapter, and come back only when the call is back, however late."""
-        job = call.lease.job
-
-        async def progress(step: str) -> None:
-            # A step that cannot be shown is no reason to break off a call under way.
-            with contextlib.suppress(Unavailable):
-                call.lease = await self._jobs.touch(call.lease, step)
-
-        secrets = dict(call.secrets)
-        context = Context(
-            slot=slot,
-            deadline=self._clock.monotonic() + call.spec.deadline_seconds,
-            cancelled=lambda: call.cancelled,
-            progress=progress,
-            secret=secrets.pop,
-        )
-        late = asyncio.create_task(self._at_deadline(slot, call))
-        try:
-            return await ask(job, context)
-        except LeaseLost:
-            raise
-        except Exception as error:
-            # Only the kind of it: its text may hold what somebody typed.
-            log.error("job %d: the call ended in %s", job.id, type(error).__name__)
-            return Outcome("unknown", "not-confirmed")
-        finally:
-            late.cancel()
-            await asyncio.gather(late, return_exceptions=True)
-
-    async def _settle(self, call: _Call, outcome: Outcome) -> None:
-        job, lease = call.lease.job, call.lease
-        if outcome.private:
-            log.info("job %d: %s %s: %s", job.id, outcome.kind, outcome.code, outcome.private)
-        match outcome.kind:
-            case "done" | "rejected" | "unknown":
-                await self._ack(lease, outcome)
-            case "retry":
-                after = await self._jobs.release(lease, error=outcome.code, nothing_sent=True)
-                what_next = (
-                    f"buried after {after.fails} tries"
-                    if after.state is JobState.BURIED
-                    else f"is tried again in {after.due - self._clock.wall():.0f} s"
-                )
-                log.warning("job %d: %s; %s", job.id, outcome.code, what_next)
-            case "broken":
-                # Pause first. Dying in between, the lane is shut and the job comes back with its
-                # lease; the other way round another slot would burn it on the broken service.
-                log.error("job %d: %s; the lane is paused", job.id, outcome.code)
-                await self._jobs.pause(reason=BROKEN + outcome.code)
-                await self._jobs.release(lease, nothing_sent=True)
-
-    async def _ack(self, lease: Lease, outcome: Outcome) -> None:
-        result = {"outcome": outcome.kind, "code": outcome.code, "fields": dict(outcome.fields)}
-        # It happened; a database that is away for a moment must not make it unsaid. Should the
-        # first try have landed after all, the second finds the lease gone.
-        while True:
-            try:
-                done = await self._jobs.ack(lease, result)
-            except Unavailable as error:
-                if self._clock.monotonic() >= lease.deadline:
-                    raise
-                log.warning("job %d: %s; its end is written again in 1 s", lease.job.id, error)
-                await asyncio.sleep(1)
-            else:
-                log.info("job %d: %s, %s", done.id, outcome.kind, outcome.code)
-                return
-
-    # Beside a call
-
-    async def _heartbeat(self, call: _Call) -> None:
-        while True:
-            await asyncio.sleep(self._jobs.lease_seconds / 3)
-            try:
-                call.lease = await self._jobs.touch(call.lease)
-            except LeaseLost as lost:
-                log.warning("%s; its call is asked to stop", lost)
-                call.cancelled = True
-                return
-            except Unavailable as error:
-                log.warning("job %d: not renewed, %s", call.lease.job.id, error)
-                call.cancelled = self._clock.monotonic() >= call.lease.deadline
-            else:
-                call.cancelled = call.cancelled or call.lease.job.stop_asked
-
-    async def _at_deadline(self, slot: int, call: _Call) -> None:
-        await asyncio.sleep(call.spec.deadline_seconds)
-        log.warning(
-            "job %d: past its deadline; slot %d stays taken until it is back",
-            call.lease.job.id,
-            slot,
-        )
-        self._show(slot, "slow", call.lease.job.id)
-        call.cancelled = True
-        with contextlib.suppress(LeaseLost, Unavailable):
-            call.lease = await self._jobs.touch(call.lease, CHECKING)
-
-    def _unsealed(self, job: Job) -> dict[str, str]:
-        sealed = job.args.get("sealed")
-        if not isinstance(sealed, str):
-            return {}
-        return self._keyring.open(sealed, purpose(job.key or "", job.task))
-
     def _show(self, slot: int, state: Literal["idle", "busy", "slow"], job: int | None) -> None:
-        since = self._views[slot - 1].since if state == "slow" else self._clock.wall()
-        self._views[slot - 1] = SlotView(slot, state, job, since)
+        since = self._views[slot].since if state == "slow" else self._clock.wall()
+        self._views[slot] = SlotView(self._holder, slot, state, job, since)
+        self._changed.set()
+
+    async def _report(self, views: Sequence[SlotView]) -> None:
+        if not isinstance(self._jobs, KeptLine):
+            return
+        try:
+            await self._jobs.report(self._holder, views)
+        except NowServingError as error:
+            log.warning("other processes cannot see what the slots do: %s", error)
