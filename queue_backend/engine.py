@@ -9,6 +9,10 @@ lock must see what the one before it committed. SQLite locks the file at BEGIN I
 servers lock rows, at READ COMMITTED (at REPEATABLE READ, MariaDB would go on showing what was
 there before the wait, and PostgreSQL would refuse).
 
+A server is asked for an empty database, and for nothing else. It is as durable as it is set up
+to be (`innodb_flush_log_at_trx_commit=1` and `synchronous_commit=on` are what they come with), and
+MariaDB takes jobs as large as its `max_allowed_packet`.
+
 Texts and bytes have the room that the schema's words promise, and keys tell upper from lower
 case, é from e, and a space at the end from none, on every engine alike.
 

@@ -135,7 +135,9 @@ def test_only_the_line_knows_a_memcached_key():
 def test_only_the_work_line_and_the_books_know_sql():
     assert importers_of("sqlalchemy") <= {
         "queue_backend.database",
+        "queue_backend.engine",
         "queue_backend.ledger",
+        "queue_backend.migrations",
         "queue_backend.work.line",
         "queue_backend.work.schema",
     }
