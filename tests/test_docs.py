@@ -23,7 +23,7 @@ from tests.processes import ROOT, free_port, wait_until
 
 PAGE = ROOT / "docs" / "work-line.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-SAYS_WHAT_IS_SHOWN = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+SAYS_WHAT_IS_SHOWN = doctest.ELLIPSIS
 
 
 def test_every_example_on_the_page_runs(tmp_path, monkeypatch):
