@@ -1,18 +1,20 @@
 """The ledger: what of the people's lines must outlive every store and every process.
 
-Four things, and nothing else: the high-water mark of each line (no number at or below it is
+Five things, and nothing else: the high-water mark of each line (no number at or below it is
 ever given again), the newest checkpoint of its roster, the tombstones of tickets that ended
-(so that a browser which still holds one cannot bring it back), and the audit of what
+(so that a browser which still holds one cannot bring it back), how operators left the line's
+switches (so that a line made anew without a checkpoint stays closed), and the audit of what
 operators did. The audit is written before the act, and its rows are only ever added.
 
-Kept out: what a checkpoint or a tombstone's reason contains (`people/line.py`), and when
+Kept out: what a checkpoint, a tombstone's reason or a switch contains (`people/line.py`), and when
 something is recorded (`people/line.py` too: before a number is shown).
 """
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -33,6 +35,7 @@ from sqlalchemy import (
 )
 
 from queue_backend.database import Database, metadata
+from queue_backend.durable import PDict
 from queue_backend.errors import NowServingError, NumbersGiven
 
 log = logging.getLogger(__name__)
@@ -53,13 +56,16 @@ class Recalled:
     """What the ledger knows of a line; zeros and None for a line it never saw.
 
     `version` is that of the checkpoint. Numbers up to `void_below` are void: the line was
-    closed over them.
+    closed over them. `switches` are as an operator left them at `switches_version`; empty
+    where none ever did.
     """
 
     high_water: int
     void_below: int
     version: int
     checkpoint: bytes | None
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    switches_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,8 @@ audit_outcomes = Table(
     Column("audit_id", ForeignKey(audit.c.id), primary_key=True, autoincrement=False),
     Column("outcome", String(64), nullable=False),
 )
+
+_UNTOUCHED: dict[str, Any] = {"switches": {}, "switches_version": 0}
 
 # Made once: building a statement costs as much as running it.
 _look_at = select(lines).where(lines.c.line == bindparam("of_line")).with_for_update()
@@ -239,6 +247,7 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._switches = PDict(database, "people-switches")
 
     async def record(
         self,
@@ -289,14 +298,23 @@ class Ledger:
 
     async def recall(self, line: str) -> Recalled:
         """What was recorded of `line`."""
+        kept = await self._switches.fetch(line, _UNTOUCHED)
 
         def look(connection: Connection) -> Recalled:
             row = connection.execute(select(lines).where(lines.c.line == line)).one_or_none()
             if row is None:
-                return Recalled(0, 0, 0, None)
-            return Recalled(row.high_water, row.void_below, row.version, row.body)
+                return Recalled(0, 0, 0, None, **kept)
+            return Recalled(row.high_water, row.void_below, row.version, row.body, **kept)
 
         return await self._database.read(look)
+
+    async def keep_switches(self, line: str, switches: Mapping[str, Any], version: int) -> None:
+        """How an operator left the switches of `line`, as of `version` of its roster; on disk on
+        return. Late is harmless: what is kept of a higher version stays."""
+        new = {"switches": switches, "switches_version": version}
+        await self._switches.change(
+            line, lambda kept: kept if kept["switches_version"] > version else new, _UNTOUCHED
+        )
 
     async def tombstone(self, line: str, number: int) -> Tombstone | None:
         """How ticket `number` ended, or None while it lives or is unknown."""

@@ -86,8 +86,7 @@ class TroubledLedger:
         self.tell = asyncio.Event()  # cleared: what was recalled waits before it is told
         self.tell.set()
 
-    def witness(self, entry):
-        return Ledger.witness(self, entry)
+    witness = Ledger.witness  # by our own `intend` and `conclude`
 
     def __getattr__(self, name):
         act = getattr(self.inner, name)
@@ -95,7 +94,7 @@ class TroubledLedger:
         async def asked(*args, **kwargs):
             if self.out_of_order:
                 raise Unavailable("database-unavailable", "out of order")
-            if name in ("record", "intend", "conclude"):
+            if name in ("record", "intend", "conclude", "keep_switches"):
                 self.order.append(name)
             if name == "record":
                 self.asked_to_record.set()

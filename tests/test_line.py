@@ -13,7 +13,7 @@ from queue_backend.errors import (
     Unavailable,
     WrongState,
 )
-from queue_backend.people.roster import Roster, Words
+from queue_backend.people.roster import Gate, Roster, Words
 from queue_backend.people.rules import Rules
 from queue_backend.people.ticket import State
 from tests.people_cases import INES, Room, TroubledLedger
@@ -706,6 +706,110 @@ async def test_a_void_ticket_stays_void_after_a_loss(room, line):
     for visitor in visitors:
         assert (await visitor.poll(process)).state is State.VOID
     assert (await new.poll(process)).state is State.WAITING
+
+
+# What an operator does to the line itself, and what then must be so of a roster: each outlives
+# the loss of everything but the database.
+SWITCHES = {
+    "open": (lambda line: line.open(INES), {"gate": Gate.OPEN}),
+    "pause": (lambda line: line.pause(INES, SORRY), {"gate": Gate.PAUSED, "said": SORRY}),
+    "drain": (lambda line: line.drain(INES, SORRY), {"gate": Gate.DRAINING, "said": SORRY}),
+    "close": (
+        lambda line: line.close(INES, SORRY, "08:30"),
+        {"gate": Gate.CLOSED, "said": SORRY, "opens_at": "08:30"},
+    ),
+    "places": (lambda line: line.set_places(INES, 0), {"places": 0}),
+    "announce": (
+        lambda line: line.announce(INES, SORRY),
+        {"announcement": SORRY, "announcement_id": 1},
+    ),
+}
+
+
+def is_as(roster, wanted):
+    return {name: getattr(roster, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+async def test_a_switch_stays_as_it_was_set_when_only_the_browsers_tickets_are_left(room, switch):
+    """A line that was paused or closed used to open by itself, at its default places."""
+    act, wanted = SWITCHES[switch]
+    await room.fill(2)
+    await act(room.line)
+    for _ in range(2):  # what was made anew is lost again before anybody did anything
+        process = await room.lose_all_but_the_marks()
+        roster = await process.line.refresh()
+        assert is_as(roster, wanted)
+        assert roster.frozen
+
+
+async def test_all_switches_together_are_as_they_were_set_last(room):
+    await room.line.refresh()
+    await room.line.close(INES, SORRY, "08:30")
+    await room.line.announce(INES, SORRY)
+    await room.line.set_places(INES, 5)
+    await room.line.announce(INES, None)
+    await room.line.pause(INES, SORRY)
+    before = room.roster.switches()
+    process = await room.lose_all_but_the_marks()
+    assert (await process.line.refresh()).switches() == before
+
+
+async def test_a_closed_line_gives_no_numbers_after_a_loss(room):
+    await room.fill(2)
+    await room.line.close(INES, SORRY)
+    process = await room.lose_all_but_the_marks()
+    with pytest.raises(LineClosed):
+        await room.take("Bob", None, process)
+
+
+async def test_a_line_nobody_switched_is_made_anew_as_the_settings_say(room):
+    await room.fill(2)
+    process = await room.lose_all_but_the_marks()
+    assert (await process.line.refresh()).switches() == Roster("", places=2).switches()
+
+
+async def test_a_switch_set_later_than_all_that_is_held_is_not_undone_by_it(room):
+    """A process that slept holds a roster from before the line was closed."""
+    await room.fill(2)
+    asleep = room.start()
+    await asleep.line.refresh()
+    await room.line.pause(INES, SORRY)
+    room.store.lose_everything()
+    await room.lose_checkpoint()
+    assert is_as(await asleep.line.refresh(), SWITCHES["pause"][1])
+
+
+async def test_a_switch_kept_late_does_not_replace_a_newer_one(room, line):
+    await line.pause(INES, SORRY)
+    old, version = room.roster.switches(), room.roster.version
+    await line.resume(INES)
+    await room.book.keep_switches("desk", old, version)
+    process = await room.lose_all_but_the_marks()
+    assert (await process.line.refresh()).gate is Gate.OPEN
+
+
+async def test_a_switch_is_kept_after_the_audit_and_before_it_is_called_done(room, line):
+    room.ledger.order.clear()
+    await line.pause(INES, SORRY)
+    assert room.ledger.order == ["intend", "record", "keep_switches", "conclude"]
+
+
+async def test_only_a_switch_is_kept_and_no_poll_asks_for_it(room, line):
+    visitors = await room.fill(2)
+    await line.remove(INES, 2)
+    await line.call_next(INES)
+    await room.pass_time(3, visitors[:1])
+    assert "keep_switches" not in room.ledger.order
+
+
+@pytest.mark.parametrize("kept", [{}, {"gate": "ajar"}, {"gate": "open", "said": 3}])
+async def test_switches_that_cannot_be_read_stop_nothing(room, line, kept):
+    await room.fill(1)
+    await room.book.keep_switches("desk", kept, 99)
+    process = await room.lose_all_but_the_marks()
+    assert (await process.line.refresh()).gate is Gate.OPEN
+    assert (await room.take("Bob", None, process)).number == 2
 
 
 async def test_two_processes_that_find_the_loss_at_once_make_one_line(room):

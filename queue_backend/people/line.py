@@ -8,7 +8,8 @@ once a second.
 
 When the store has lost the roster, whoever notices first makes it anew: from the newest of
 what this process still holds and the checkpoint in the ledger; or else empty and frozen, above
-the durable high-water mark, and the browsers' own tickets fill it.
+the durable high-water mark, and the browsers' own tickets fill it. The switches are as the
+operators left them either way: a line that was closed does not open because it was lost.
 
 Kept out: when rounds are made (`marshal.py`, the front door), pages, and what a change does
 to the order (`roster.py`). Nobody else knows a key of the store.
@@ -403,12 +404,17 @@ class WaitingLine:
             lambda roster, now: (roster.with_places(places, now, self.rules), None),
             before=str(self._known().places),
             after=str(places),
+            switches=True,
         )
 
     async def announce(self, by: Operator, said: Words | None) -> None:
         words = said or NOTHING_SAID
         await self._operate(
-            by, "announce", lambda roster, now: (roster.announce(words), None), reason=words
+            by,
+            "announce",
+            lambda roster, now: (roster.announce(words), None),
+            reason=words,
+            switches=True,
         )
 
     async def call_next(self, by: Operator) -> int:
@@ -682,6 +688,7 @@ class WaitingLine:
                 log.error("line %s: the checkpoint is unreadable: %s", self.name, error)
         above = recalled.high_water + 1
         generation = self._new_id()
+        known_version = max((each.version for each in candidates), default=0)
         if candidates:
             # Versions only rise, over losses too; epochs begin again with an empty roster.
             newest = max(candidates, key=lambda each: each.version)
@@ -704,6 +711,11 @@ class WaitingLine:
             )
             if roster.frozen:
                 log.warning("line %s: lost; frozen until the browsers' tickets are back", self.name)
+        if recalled.switches_version > known_version:
+            try:
+                roster = roster.with_switches(recalled.switches)
+            except ValueError as error:
+                log.error("line %s: goes on as if nobody had set them: %s", self.name, error)
         await self._store.add(self._roster_key, roster.to_bytes())
 
     async def _change(self, apply: Callable[[Roster, float], tuple[Roster, T]]) -> T:
@@ -860,6 +872,7 @@ class WaitingLine:
             before=self._known().gate,
             after=gate,
             reason=said,
+            switches=True,
         )
 
     async def _operate_on(
@@ -904,7 +917,10 @@ class WaitingLine:
         before: str = "",
         after: str = "",
         reason: Words = NOTHING_SAID,
+        switches: bool = False,
     ) -> object:
+        """`switches`: the act sets one, which is kept before the act is called done. Dying in
+        between leaves it in the roster and its checkpoint; the operator was told nothing."""
         entry = AuditEntry(
             line=self.name,
             at=self._clock.wall(),
@@ -917,7 +933,12 @@ class WaitingLine:
             address=by.address,
         )
         async with self._ledger.witness(entry):
-            return await self._change(apply)
+            answer = await self._change(apply)
+            if switches:
+                # Maybe newer than this act by now; never older.
+                newest = self._known()
+                await self._ledger.keep_switches(self.name, newest.switches(), newest.version)
+            return answer
 
     async def _renew(self, tickets: list[Ticket]) -> list[bool]:
         """Heartbeats: a new TTL for each; an entry that was lost is made again."""

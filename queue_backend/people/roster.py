@@ -334,6 +334,33 @@ class Roster:
     def announce(self, said: Words) -> "Roster":
         return replace(self, announcement=said, announcement_id=self.announcement_id + 1)
 
+    def switches(self) -> dict[str, Any]:
+        """How operators left the line, for JSON."""
+        return {
+            "gate": self.gate.value,
+            "said": _said(self.said),
+            "opens_at": self.opens_at,
+            "places": self.places,
+            "announcement": _said(self.announcement),
+            "announcement_id": self.announcement_id,
+        }
+
+    def with_switches(self, kept: Mapping[str, Any]) -> "Roster":
+        """As `switches` told them of a roster that was lost; nobody is ended or called by it.
+        Raises ValueError for anything that `switches` did not say."""
+        try:
+            return replace(
+                self,
+                gate=Gate(kept["gate"]),
+                said=Words(*kept["said"]),
+                opens_at=kept["opens_at"],
+                places=kept["places"],
+                announcement=Words(*kept["announcement"]),
+                announcement_id=kept["announcement_id"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"unreadable switches: {error!r}") from error
+
     def call(self, number: int, now: float, rules: Rules) -> "Roster":
         """Call this one now, whatever the order; also again (a recall starts the time anew)."""
         state = self.state(number)
