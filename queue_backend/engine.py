@@ -120,10 +120,10 @@ def passes_by_itself(error: DBAPIError) -> bool:
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", None)  # absent where Python itself complains
         return code is not None and code & 0xFF in _PASSING_SQLITE
-    state = getattr(cause, "sqlstate", None)
-    if state is not None:
-        return state in _PASSING_POSTGRESQL
-    return bool(cause is not None and cause.args and cause.args[0] in _PASSING_MYSQL)
+    if cause is not None and cause.args and isinstance(cause.args[0], int):
+        # Not by its SQLSTATE, which PyMySQL tells too: for the time-out it is "general error".
+        return cause.args[0] in _PASSING_MYSQL
+    return getattr(cause, "sqlstate", None) in _PASSING_POSTGRESQL
 
 
 @contextlib.contextmanager
