@@ -58,11 +58,11 @@ bench: .venv/.installed-bench .bench-tools  ## what the two lines cost, beside o
 # MariaDB's two packages are programs only; Debian's postgresql may start one on its own port.
 .PHONY: .browser-and-servers
 .browser-and-servers:
-	@{ command -v memcached && PATH="$$PATH:/usr/sbin" command -v mariadbd && command -v mariadb-install-db \
+	@{ command -v memcached && command -v beanstalkd && PATH="$$PATH:/usr/sbin" command -v mariadbd && command -v mariadb-install-db \
 		&& command -v my_print_defaults && ls /usr/lib/postgresql/*/bin/initdb \
 		&& command -v chromium && command -v chromedriver \
 		&& test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc; } >/dev/null 2>&1 \
-	|| $(call packages,memcached mariadb-server-core mariadb-client-core postgresql chromium \
+	|| $(call packages,memcached beanstalkd mariadb-server-core mariadb-client-core postgresql chromium \
 		chromium-driver fonts-wqy-microhei)
 
 .PHONY: .bench-tools

@@ -190,6 +190,41 @@ class Memcached(Process):
         return self.start()
 
 
+class Beanstalkd(Process):
+    """A real beanstalkd: with a log that is synced at each put, unless told otherwise.
+
+    Started again on the same object it finds what is in its log, at the same address.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        super().__init__(directory, "beanstalkd")
+        self.port = free_port()
+        self.durable = durable
+        self.url = f"beanstalk://127.0.0.1:{self.port}"
+
+    @staticmethod
+    def installed() -> bool:
+        return shutil.which("beanstalkd") is not None
+
+    def start(self) -> Self:
+        command = f"beanstalkd -l 127.0.0.1 -p {self.port}".split()
+        if self.durable:
+            log = self.directory / "log"
+            log.mkdir(parents=True, exist_ok=True)
+            command += ["-b", str(log), "-f0"]
+        self.spawn(command)
+        wait_until(f"beanstalkd on port {self.port}", 5, self.answers)
+        return self
+
+    def answers(self) -> bool:
+        assert self.running, f"{self.name} ended with {self.wait()}\n{self.log}"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+
 class DatabaseServer(Process):
     """A database server with a data directory and a port of its own, on 127.0.0.1 only.
 
