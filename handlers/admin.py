@@ -1,9 +1,11 @@
 """The operators' side: the live line, and the verbs of the line as buttons.
 
-The admin desk has no verbs of its own. Each address here is one verb of `WaitingLine`, which
-writes the audit before it acts; the tables below only say which, and what it needs to be told.
+The admin desk has no verbs of its own. Each address here is one verb of `WaitingLine` or of
+`JobLine`; the tables below only say which, and what it needs to be told. The people's line
+writes the audit before it acts. The work line knows neither operators nor a ledger, because
+most who use one have neither; so what operators do to it goes into the audit here.
 
-Kept out: who may come in (`door.py`); what a verb does to the line (`people/`).
+Kept out: who may come in (`door.py`); what a verb does to a line (`people/`, `work/`).
 """
 
 import unicodedata
@@ -12,17 +14,21 @@ from urllib.parse import urlencode
 
 from handlers.base import Api, Handler, Page, cookie_prefix, local_path
 from handlers.door import Door, Session
-from handlers.parts import Parts
+from handlers.parts import Desk, Parts
 from handlers.problems import HttpRefusal, problem_of
-from handlers.wire import JsonObject, overview_body
+from handlers.wire import JsonObject, job_row_part, overview_body, row_part, work_body
 from queue_backend.errors import BadInput, LineClosed, NotFound, WrongState
+from queue_backend.ledger import AuditEntry, AuditRow
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.roster import Words
 from queue_backend.people.standing import Operator
+from queue_backend.work.job import JobState, JobStats
+from queue_backend.work.line import JobLine
 
 ROWS_A_PAGE = 100
 MOST_ROWS_A_PAGE = 500
 LONGEST_TEXT = 200
+JOBS_LOOKED_AT = 500
 
 
 class Told:
@@ -99,6 +105,23 @@ TICKET_VERBS: Mapping[str, TicketVerb] = {
 }
 
 
+# What a verb does to the work line as it was seen, and what that is then; `why` is the operator's
+# name and reason.
+WorkVerb = Callable[[JobLine, JobStats, str], Awaitable[object]]
+JobVerb = Callable[[JobLine, int], Awaitable[object]]
+
+WORK_VERBS: Mapping[str, tuple[WorkVerb, str]] = {
+    "pause": (lambda jobs, seen, why: jobs.pause(reason=why), "paused"),
+    "resume": (lambda jobs, seen, why: jobs.resume(), "running"),
+    "kick-buried": (lambda jobs, seen, why: jobs.kick_buried(seen.buried), "0"),
+}
+
+JOB_VERBS: Mapping[str, tuple[JobVerb, JobState]] = {
+    "kick": (lambda jobs, id: jobs.kick(id), JobState.READY),
+    "cancel": (lambda jobs, id: jobs.cancel(id), JobState.CANCELLED),
+}
+
+
 class Staff(Handler):
     """Whatever only operators may ask for."""
 
@@ -157,6 +180,58 @@ class Staff(Handler):
             raise NotFound("ticket-unknown")
         await TICKET_VERBS[verb](line, self.operator, int(number), told)
 
+    async def do_to_work(self, line: WaitingLine, verb: str, told: Told) -> None:
+        """What the operator saw is whether it runs; for `kick-buried`, how many are buried."""
+        if verb not in WORK_VERBS:
+            raise NotFound("action-unknown")
+        said = told.needed_words("reason") if verb == "pause" else told.words("reason")
+        jobs, by, (act, after) = self.jobs(line), self.operator, WORK_VERBS[verb]
+        stats = await jobs.stats()
+        running = "running" if stats.paused_reason is None else "paused"
+        state = str(stats.buried) if verb == "kick-buried" else running
+        entry = self._entry(line, f"work-{verb}", None, state, after, said)
+        async with self.parts.ledger.witness(entry):
+            _check_seen(told, state)
+            # The name stands first, so that no reason reads as one that a worker gave: a worker
+            # resumes what it paused.
+            await act(jobs, stats, f"{by.name} – {entry.reason}")
+
+    async def do_to_job(self, line: WaitingLine, id: str, verb: str, told: Told) -> None:
+        if verb not in JOB_VERBS:
+            raise NotFound("action-unknown")
+        if not id.isascii() or not id.isdigit() or len(id) > 18:
+            raise NotFound("job-unknown")
+        jobs, (act, after) = self.jobs(line), JOB_VERBS[verb]
+        job = await jobs.peek(int(id))
+        entry = self._entry(line, f"job-{verb}", job.id, job.state, after, told.words("reason"))
+        async with self.parts.ledger.witness(entry):
+            _check_seen(told, job.state)
+            # A worker may take the job in between: the line then refuses to kick it, and a
+            # cancel only asks for it to be stopped.
+            await act(jobs, job.id)
+
+    def _entry(
+        self,
+        line: WaitingLine,
+        action: str,
+        number: int | None,
+        before: str,
+        after: str,
+        said: Words,
+    ) -> AuditEntry:
+        by = self.operator
+        return AuditEntry(
+            line=line.name,
+            at=self.parts.clock.wall(),
+            who=by.name,
+            action=action,
+            number=number,
+            before=str(before),
+            after=str(after),
+            reason=" / ".join(dict.fromkeys(text for text in (said.en, said.zh) if text)),
+            address=by.address,
+        )
+
     async def overview(self, line: WaitingLine) -> JsonObject:
         """All that the admin view shows."""
         offset = self._query_number("offset", 0, 10_000_000)
@@ -164,7 +239,8 @@ class Staff(Handler):
         desk = self.desk(line)
         search = desk.searched(self.get_query_argument("search", "")[:LONGEST_TEXT])
         overview = await line.overview(offset=offset, limit=limit, search=search)
-        stats = await self.jobs(line).stats()
+        jobs = self.jobs(line)
+        stats = await jobs.stats()
         actions = await self.parts.ledger.recent_actions(line.name)
         now = self.parts.clock.wall()
         body = overview_body(
@@ -179,16 +255,20 @@ class Staff(Handler):
             "cap": stats.cap,
             "paused_reason": stats.paused_reason,
         }
-        body["workers"] = [
-            {"slot": each.slot, "state": each.state, "job": each.job, "for": int(each.for_seconds)}
-            for each in self.parts.workers(line.name)
-        ]
+        body["work"] = work_body(
+            await jobs.snapshot(JOBS_LOOKED_AT),
+            stats,
+            await jobs.workers(),
+            self.adapter(line),
+            now,
+            self.translated,
+        )
         body["actions"] = [
             {
                 "at": int(row.at),
                 "who": row.who,
                 "action": row.action,
-                "no": None if row.number is None else desk.number_text(row.number),
+                "no": _number_told(row, desk),
                 "before": row.before,
                 "after": row.after,
                 "reason": row.reason,
@@ -207,6 +287,18 @@ class Staff(Handler):
         if not text.isascii() or not text.isdigit() or len(text) > 9:
             raise BadInput("number-malformed", name)
         return min(int(text), most)
+
+
+def _check_seen(told: Told, state: str) -> None:
+    if told.seen and told.seen != state:
+        raise WrongState("state-changed", state)
+
+
+def _number_told(row: AuditRow, desk: Desk) -> str | None:
+    """That of a ticket as it is called, the id of a job as it is."""
+    if row.number is None:
+        return None
+    return str(row.number) if row.action.startswith("job-") else desk.number_text(row.number)
 
 
 class StaffApi(Staff, Api):
@@ -248,6 +340,24 @@ class TicketVerbApi(StaffApi):
         self.answer(await self.overview(line))
 
 
+class WorkVerbApi(StaffApi):
+    """POST /api/admin/lines/{line}/work/{verb}"""
+
+    async def post(self, name: str, verb: str) -> None:
+        line = self.line(name)
+        await self.do_to_work(line, verb, self.told())
+        self.answer(await self.overview(line))
+
+
+class JobVerbApi(StaffApi):
+    """POST /api/admin/lines/{line}/jobs/{id}/{verb}"""
+
+    async def post(self, name: str, id: str, verb: str) -> None:
+        line = self.line(name)
+        await self.do_to_job(line, id, verb, self.told())
+        self.answer(await self.overview(line))
+
+
 class StaffPage(Staff, Page):
     def prepare(self) -> None:
         super().prepare()
@@ -269,11 +379,31 @@ class StaffPage(Staff, Page):
             "admin.html",
             line,
             overview=await self.overview(line),
-            specs=list(self.adapter(line).actions.values()),
             operator=self.operator.name,
             search=self.get_query_argument("search", ""),
+            # What a script opens for a row is asked for by a link without one.
+            asked_ticket=await self._asked_ticket(line),
+            asked_job=await self._asked_job(line),
             error=error,
         )
+
+    async def _asked_ticket(self, line: WaitingLine) -> JsonObject | None:
+        number = self._query_number("ticket", 0, 10_000_000)
+        if not number:
+            return None
+        found = await line.overview(offset=0, limit=MOST_ROWS_A_PAGE, search=str(number))
+        row = next((row for row in found.rows if row.number == number), None)
+        if row is None:
+            return None
+        return row_part(row, self.desk(line), self.adapter(line), self.translated)
+
+    async def _asked_job(self, line: WaitingLine) -> JsonObject | None:
+        id = self._query_number("job", 0, 999_999_999)
+        if not id:
+            return None
+        job = await self.jobs(line).peek(id)
+        now = self.parts.clock.wall()
+        return job_row_part(job, None, self.adapter(line), now, self.translated)
 
 
 class AdminPage(StaffPage):
@@ -310,6 +440,30 @@ class TicketVerbPage(StaffPage):
         try:
             await self.do_to_ticket(line, number, verb, Told(self.form_body()))
         except (BadInput, WrongState, LineClosed) as refused:
+            return await self.show_line(line, refused)
+        self.see(f"/admin/lines/{line.name}")
+
+
+class WorkVerbPage(StaffPage):
+    """POST /admin/lines/{line}/work/{verb}"""
+
+    async def post(self, name: str, verb: str) -> None:
+        line = self.line(name)
+        try:
+            await self.do_to_work(line, verb, Told(self.form_body()))
+        except (BadInput, WrongState) as refused:
+            return await self.show_line(line, refused)
+        self.see(f"/admin/lines/{line.name}")
+
+
+class JobVerbPage(StaffPage):
+    """POST /admin/lines/{line}/jobs/{id}/{verb}"""
+
+    async def post(self, name: str, id: str, verb: str) -> None:
+        line = self.line(name)
+        try:
+            await self.do_to_job(line, id, verb, Told(self.form_body()))
+        except (BadInput, WrongState) as refused:
             return await self.show_line(line, refused)
         self.see(f"/admin/lines/{line.name}")
 

@@ -14,6 +14,7 @@ from downstream.sealed import purpose
 from handlers.problems import problem_of, sentence_of
 from handlers.visit import Visit, job_key
 from handlers.waiting import QueuePages, TicketApi
+from handlers.wire import nothing_changed
 from queue_backend.errors import (
     BadInput,
     BadTicket,
@@ -26,7 +27,6 @@ from queue_backend.errors import (
 from queue_backend.people.line import WaitingLine
 from queue_backend.people.standing import Standing
 from queue_backend.people.ticket import State, Ticket
-from queue_backend.work.job import Job, JobState
 
 
 class FormRefused(BadInput):
@@ -51,7 +51,7 @@ class AtTheDesk(Visit):
                 raise
             return await line.stand(ticket)  # sent twice: it is the same job
         # After a rejected job the person is back with the same ticket, and this is another one.
-        if job is None or may_retry(job):
+        if job is None or nothing_changed(job):
             count += 1
         spec = self.spec(line, ticket)
         if errors := check(spec, fields):
@@ -74,7 +74,7 @@ class AtTheDesk(Visit):
     async def try_again(self, line: WaitingLine, ticket: Ticket) -> Standing:
         """Back to the form without queueing again; only after a job that changed nothing."""
         _, job = await self.newest_job(line, ticket)
-        if job is None or not may_retry(job):
+        if job is None or not nothing_changed(job):
             raise WrongState("not-retryable", job.state.value if job else "")
         return await line.retry(ticket)
 
@@ -186,11 +186,3 @@ class RetryApi(AtTheDesk, TicketApi):
         line = self.line(name)
         self.json_body()
         await self.answer_visit(line, await self.try_again(line, self.ticket_held(line)))
-
-
-def may_retry(job: Job) -> bool:
-    """Whether it is certain that nothing was changed, so that trying again does no harm."""
-    if job.state is JobState.CANCELLED:
-        return True
-    result = job.result or {}
-    return job.state is JobState.DONE and result.get("outcome") == "rejected"

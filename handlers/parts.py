@@ -4,7 +4,7 @@ The front door (`app.py`) builds all of it and nobody here builds any of it, so 
 a real line over the store in this process, and a clock that stands still.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -48,16 +48,6 @@ class Desk:
         return str(int(bare)) if bare.isascii() and bare.isdigit() else text.strip()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """One slot of a worker in this process, as operators see it."""
-
-    slot: str
-    state: str  # idle, busy, stopped
-    job: str = ""
-    for_seconds: float = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """One room of each kind, under the name of its line."""
@@ -83,7 +73,6 @@ class Parts:
     # What `/readyz` asks: a name ("store", "database", "worker") and a question that returns
     # "" when all is well, else what is not; one that raises or takes over a second is not well.
     checks: Mapping[str, Callable[[], Awaitable[str]]] = field(default_factory=dict)
-    workers: Callable[[str], Sequence[WorkerView]] = lambda line: ()
     # More numbers for `/metrics`, by name ("heartbeat_batch_size"), read when asked.
     counters: Callable[[], Mapping[str, float]] = dict
 

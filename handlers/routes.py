@@ -72,6 +72,8 @@ class Building(Application):
                 URLSpec(admin_api, admin.OverviewApi, staff),
                 URLSpec(f"{admin_api}/{VERB}", admin.LineVerbApi, staff),
                 URLSpec(f"{admin_api}/tickets/{NUMBER}/{VERB}", admin.TicketVerbApi, staff),
+                URLSpec(f"{admin_api}/jobs/{NUMBER}/{VERB}", admin.JobVerbApi, staff),
+                URLSpec(f"{admin_api}/work/{VERB}", admin.WorkVerbApi, staff),
                 #
                 URLSpec("/", wall.FrontPage, anybody),
                 URLSpec(lines, waiting.QueuePage, anybody),
@@ -89,6 +91,8 @@ class Building(Application):
                 URLSpec(admin_lines, admin.LinePage, staff),
                 URLSpec(f"{admin_lines}/{VERB}", admin.LineVerbPage, staff),
                 URLSpec(f"{admin_lines}/tickets/{NUMBER}/{VERB}", admin.TicketVerbPage, staff),
+                URLSpec(f"{admin_lines}/jobs/{NUMBER}/{VERB}", admin.JobVerbPage, staff),
+                URLSpec(f"{admin_lines}/work/{VERB}", admin.WorkVerbPage, staff),
                 #
                 URLSpec("/healthz", health.AlivePage, anybody),
                 URLSpec("/readyz", health.ReadyPage, anybody),

@@ -106,7 +106,6 @@ class Visit(Handler):
             ahead=max(0, await jobs.position(job.id) - 1),
             recent_seconds=(await jobs.stats()).recent_seconds,
             adapter=self.adapter(line),
-            ticket=ticket,
             now=self.parts.clock.wall(),
             translate=self.translated,
         )

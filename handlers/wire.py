@@ -8,6 +8,7 @@ poll.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from downstream.adapter import N_, Adapter
@@ -15,8 +16,8 @@ from handlers.parts import Desk
 from queue_backend.people.names import Neighbour
 from queue_backend.people.roster import Words
 from queue_backend.people.standing import Answer, Overview, Poll, Public, Row, Standing
-from queue_backend.people.ticket import State, Ticket
-from queue_backend.work.job import Job, JobState
+from queue_backend.people.ticket import State
+from queue_backend.work.job import Job, JobState, JobStats, SlotView
 
 JsonObject = dict[str, object]
 Translate = Callable[[str], str]
@@ -29,6 +30,11 @@ quoted: Callable[[str], str] = json.encoder.encode_basestring
 VERSION = 1
 MOST_SHOWN = 20  # at the desk or called, on a page and on the wall
 NEIGHBOURS_KEPT = 1024
+MOST_JOBS_SHOWN = 50  # of each state, on the admin view
+
+# Workers say each 5 s at least what they do: whoever missed three times was killed, or its host
+# is gone.
+NOT_HEARD_OF_SECONDS = 15
 
 # For whoever looks at the line without a number; who holds one is told by the line.
 LOOKING = {"in": 10, "hidden_in": 30, "stale_after": 30}
@@ -280,6 +286,8 @@ _RESULTS = {"done": "done", "rejected": "failed", "unknown": "unknown"}
 _FINISHED = N_("Your request was carried out.")
 _FAILED = N_("It did not work. Nothing was changed.")
 _UNKNOWN = N_("We do not know yet whether it worked.")
+# Of a buried job nobody can promise that nothing was changed.
+_BURIED = N_("It did not work, also when it was tried again. Please contact the help desk.")
 _SENTENCES = {"done": _FINISHED, "failed": _FAILED, "unknown": _UNKNOWN}
 
 
@@ -289,7 +297,6 @@ def job_part(
     ahead: int,
     recent_seconds: Sequence[float],
     adapter: Adapter,
-    ticket: Ticket,
     now: float,
     translate: Translate,
 ) -> JsonObject:
@@ -313,9 +320,19 @@ def job_part(
             for each in (spec.result if spec else ())
             if isinstance(values, Mapping) and each.name in values
         ],
-        "ref": f"{_short(ticket.id)}-{job.id}",
-        "may_retry": result == "failed" and job.state is not JobState.BURIED,
+        "ref": reference(job),
+        "may_retry": nothing_changed(job),
     }
+
+
+def nothing_changed(job: Job) -> bool:
+    """Whether that is certain, so that trying again does no harm."""
+    if job.state is JobState.CANCELLED:
+        # One that was in a worker's hand may have been sent before it was given up; the line
+        # lets none expire that was.
+        return job.attempt == 0 or job.error == "expired"
+    result = job.result or {}
+    return job.state is JobState.DONE and result.get("outcome") == "rejected"
 
 
 def _step(job: Job) -> tuple[str, float]:
@@ -330,8 +347,13 @@ def _step(job: Job) -> tuple[str, float]:
 
 def _outcome(job: Job, adapter: Adapter) -> tuple[str | None, str | None, str]:
     """result, code and sentence; the sentence is still a key of the catalogues."""
-    if job.state in (JobState.BURIED, JobState.CANCELLED):
-        code = "out-of-tries" if job.state is JobState.BURIED else job.error or "cancelled"
+    if job.state is JobState.BURIED:
+        code = job.error or "out-of-tries"
+        return "failed", code, adapter.messages.get(code, _BURIED)
+    if job.state is JobState.CANCELLED:
+        code = job.error or "cancelled"
+        if not nothing_changed(job):
+            return "unknown", code, _UNKNOWN
         return "failed", code, adapter.messages.get(code, _FAILED)
     if job.state is not JobState.DONE or job.result is None:
         return None, None, ""
@@ -350,11 +372,19 @@ def usual(recent_seconds: Sequence[float]) -> JsonObject | None:
 
 # No I, L, O, U: a reference is read aloud.
 _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+# As `visit.py` makes the key: line, ticket, count.
+_TICKET_OF_KEY = re.compile(r"[^:]*:([0-9a-f]{5})[0-9a-f]*:")
 
 
-def _short(ticket_id: str) -> str:
-    bits = int(ticket_id[:5], 16)
-    return "".join(_LETTERS[bits >> shift & 31] for shift in (15, 10, 5, 0))
+def reference(job: Job) -> str:
+    """What a person reads aloud and an operator finds: a few letters of the ticket, and the id
+    of the job. Jobs that nobody left at a desk have only the id."""
+    ticket_id = _TICKET_OF_KEY.match(job.key or "")
+    if ticket_id is None:
+        return str(job.id)
+    bits = int(ticket_id[1], 16)
+    letters = "".join(_LETTERS[bits >> shift & 31] for shift in (15, 10, 5, 0))
+    return f"{letters}-{job.id}"
 
 
 # The operator's table
@@ -417,3 +447,88 @@ def row_part(row: Row, desk: Desk, adapter: Adapter, translate: Translate) -> Js
         "extends_used": row.extends_used,
         "away": row.away,
     }
+
+
+# The operator's view of the work line
+
+
+def work_body(
+    jobs: Sequence[Job],
+    stats: JobStats,
+    slots: Sequence[SlotView],
+    adapter: Adapter,
+    now: float,
+    translate: Translate,
+) -> JsonObject:
+    """What needs a hand comes first: running and buried jobs, then those that only wait."""
+    shown: list[JsonObject] = []
+    for state in (JobState.RESERVED, JobState.BURIED, JobState.DELAYED, JobState.READY):
+        of_state = [job for job in jobs if job.state is state][:MOST_JOBS_SHOWN]
+        shown += [
+            job_row_part(job, place, adapter, now, translate)
+            for place, job in enumerate(of_state, 1)
+        ]
+    references = {job.id: reference(job) for job in jobs}
+    why = stats.paused_reason
+    return {
+        "state": "running" if why is None else "paused",
+        "why": why and said_of(why.removeprefix("broken: "), adapter, translate, why),
+        "rows": shown,
+        "more": max(0, stats.ready + stats.reserved + stats.delayed + stats.buried - len(shown)),
+        "slots": [slot_part(view, references, now) for view in slots],
+    }
+
+
+def job_row_part(
+    job: Job, place: int | None, adapter: Adapter, now: float, translate: Translate
+) -> JsonObject:
+    """Ids and codes only: what somebody filled in is between them and the service."""
+    spec = adapter.actions.get(job.task)
+    running = job.state is JobState.RESERVED
+    seconds = None
+    if running:
+        seconds = max(0, int(now - (job.taken_at or job.put_at)))
+    elif job.state is JobState.DELAYED:
+        seconds = math.ceil(job.due - now)
+    return {
+        "id": job.id,
+        "ref": reference(job),
+        "title": translate(spec.title) if spec else job.task,
+        "state": job.state.value,
+        "position": place if job.state is JobState.READY else None,
+        "age": max(0, int(now - job.put_at)),
+        "for": seconds,  # running since, or put off until
+        "attempt": job.attempt,
+        "fails": job.fails,
+        "holder": job.holder if running else None,
+        "stopping": running and job.stop_asked,
+        "code": job.error and _code(job.error),
+        "error": job.error and said_of(job.error, adapter, translate),
+    }
+
+
+def slot_part(view: SlotView, references: Mapping[int, str], now: float) -> JsonObject:
+    silent = max(0, int(now - view.heard_at))
+    lost = silent > NOT_HEARD_OF_SECONDS
+    since = silent if lost else max(0, int(now - view.since))
+    return {
+        "slot": f"{view.holder}/{view.slot}",
+        "state": "lost" if lost else view.state,
+        "job": None if view.job is None else references.get(view.job, str(view.job)),
+        "for": None if view.state == "idle" and not lost else since,
+    }
+
+
+def said_of(code: str, adapter: Adapter, translate: Translate, otherwise: str | None = None) -> str:
+    """The sentence for a code of the adapter's; for one it does not know, `otherwise` or the
+    code. An error that is no code may hold what somebody typed, and stays in the log."""
+    if code in adapter.messages:
+        return translate(adapter.messages[code])
+    return otherwise or _code(code) or translate(_IN_THE_LOG)
+
+
+_IN_THE_LOG = N_("The log of the worker tells why.")
+
+
+def _code(error: str) -> str | None:
+    return error if re.fullmatch(r"[a-z0-9-]{1,64}", error) else None

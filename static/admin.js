@@ -1,7 +1,8 @@
 // @ts-check
-// The operator's table, kept live: asks each second, patches rows by ticket number so that focus,
-// caret and open pieces stay where they are, and posts buttons without leaving the page. A press
-// acts on the ticket and the state that were seen; the line refuses when that is no longer so.
+// The operator's tables, people and requests, kept live: asks each second, patches rows by number so
+// that focus, caret and open pieces stay where they are, and posts buttons without leaving the
+// page. A press acts on the row and the state that were seen; the line refuses when that is no
+// longer so.
 (() => {
   "use strict";
 
@@ -9,7 +10,7 @@
   const words = main.dataset;
   const poll = /** @type {string} */ (words.poll);
   const query = poll.slice(poll.indexOf("?"));
-  const rows = /** @type {any} */ (byId("rows"));
+  const rows = byId("rows"), jobs = byId("jobs");
   const said = byId("said"), alive = byId("alive");
 
   /** @type {any} The newest answer, and the one that is painted. */
@@ -29,6 +30,10 @@
   };
   /** @param {number | null} s */
   const clock = (s) => s == null ? "–" : `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
+  /** @param {number | null} s */
+  const age = (s) => s == null || s < 5400 ? clock(s) : s < 172800 ? filled("hours", Math.floor(s / 3600)) : filled("days", Math.floor(s / 86400));
+  /** @param {string} name @param {unknown} n */
+  const filled = (name, n) => (words[name] ?? "").replace("{n}", String(n));
 
   // Asking
 
@@ -84,22 +89,23 @@
     for (const el of /** @type {NodeListOf<HTMLElement>} */ (main.querySelectorAll("[data-when]"))) {
       el.hidden = !el.dataset.when?.split(" ").includes(l.state);
     }
-    const state = byId("line-state");
-    say(state, state.dataset[l.state]);
-    state.className = `pill ${l.state === "open" ? "ok" : "warn"}`;
+    for (const el of /** @type {NodeListOf<HTMLElement>} */ (main.querySelectorAll("[data-work]"))) el.hidden = el.dataset.work !== o.work.state;
+    pill(byId("line-state"), l.state, l.state === "open" ? "ok" : "warn");
+    pill(byId("work-state"), o.work.state, o.work.state === "running" ? "ok" : "bad");
     main.dataset.line = l.state;
     byId("frozen").hidden = !l.frozen;
     byId("stopped").hidden = l.state !== "paused";
-    byId("lane").hidden = !o.jobs.paused_reason;
-    document.title = (words.title ?? "").replace("{n}", o.kpi.waiting);
-    paintRows(o.rows, o.kpi.waiting);
-    list("workers", o.workers, (el, each) => {
+    byId("kick-all").hidden = !o.jobs.buried;
+    byId("more-jobs").hidden = !o.work.more;
+    document.title = filled("title", o.kpi.waiting);
+    table(rows, o.rows, "row", (tr, each) => paintPerson(tr, each, o.kpi.waiting));
+    table(jobs, o.work.rows.map((/** @type {any} */ each) => ({ ...each, number: each.id, no: each.ref })), "request", paintRequest);
+    list("slots", o.work.slots, (el, each) => {
       say(el("slot"), each.slot);
-      say(el("state"), byId("workers").dataset[each.state] ?? each.state);
-      /** @type {any} */ (el("state")).parentElement.className = `pill ${each.state === "busy" ? "live" : "plain"}`;
-      say(el("for"), each.for ? clock(each.for) : "");
+      look(el("state"), byId("slots"), each.state, SLOT_LOOKS);
+      say(el("for"), each.for == null ? "" : age(each.for));
       say(el("job"), each.job);
-    }, "worker");
+    }, "slot");
     list("log", o.actions, (el, each) => {
       say(el("time"), timeOfDay(each.at));
       say(el("who"), each.who);
@@ -136,23 +142,24 @@
     return `${String(t.getUTCHours()).padStart(2, "0")}:${String(t.getUTCMinutes()).padStart(2, "0")}`;
   }
 
-  /** @param {any[]} wanted @param {number} waiting */
-  function paintRows(wanted, waiting) {
-    const here = new Map([...rows.children].map((tr) => [Number(tr.dataset.number), tr]));
+  /** The rows of a table, each under its number.
+   * @param {any} body @param {any[]} wanted @param {string} template @param {(tr: HTMLElement, each: any) => void} fill */
+  function table(body, wanted, template, fill) {
+    const here = new Map([...body.children].map((tr) => [Number(tr.dataset.number), tr]));
     const keep = new Set(wanted.map((each) => each.number));
     for (const [number, tr] of here) if (!keep.has(number)) tr.remove();
     // Where moving would take a row out for a moment, nothing moves under a finger.
-    const still = !rows.moveBefore && pressing;
-    let next = rows.firstElementChild;
+    const still = !body.moveBefore && pressing;
+    let next = body.firstElementChild;
     for (const each of wanted) {
-      const tr = here.get(each.number) ?? made("row", each);
-      paintRow(tr, each, waiting);
+      const tr = here.get(each.number) ?? made(template, each);
+      fill(tr, each);
       if (tr === next) next = next.nextElementSibling;
-      else if (!tr.isConnected) rows.insertBefore(tr, next);
-      else if (rows.moveBefore) rows.moveBefore(tr, next);
-      else if (!still) rows.insertBefore(tr, next);
+      else if (!tr.isConnected) body.insertBefore(tr, next);
+      else if (body.moveBefore) body.moveBefore(tr, next);
+      else if (!still) body.insertBefore(tr, next);
     }
-    byId("empty").hidden = wanted.length > 0;
+    byId(`no-${body.id}`).hidden = wanted.length > 0;
   }
 
   /** A copy of a template with its number filled in. @param {string | HTMLTemplateElement} template @param {any} each @returns {any} */
@@ -165,26 +172,57 @@
     return typeof template === "string" ? copy.firstElementChild : copy;
   }
 
-  const LOOKS = /** @type {Record<string, string>} */ ({ called: "live", ready: "live", serving: "ok", aside: "bad", away: "warn" });
+  /** @typedef {Record<string, string>} Looks */
+  const LOOKS = /** @type {Looks} */ ({ called: "live", ready: "live", serving: "ok", aside: "bad", away: "warn" });
+  const JOB_LOOKS = /** @type {Looks} */ ({ reserved: "live", delayed: "warn", buried: "bad", stopping: "warn" });
+  const SLOT_LOOKS = /** @type {Looks} */ ({ busy: "live", slow: "warn", lost: "bad" });
+
+  /** @param {HTMLElement} el @param {string} state @param {string} colour */
+  function pill(el, state, colour) {
+    say(el, el.dataset[state]);
+    el.className = `pill ${colour}`;
+  }
+  /** @param {Element | null} el @param {HTMLElement} list @param {string} state @param {Looks} looks */
+  function look(el, list, state, looks) {
+    say(el, list.dataset[state] ?? state);
+    const around = /** @type {HTMLElement} */ (el?.parentElement), colour = `pill ${looks[state] ?? "plain"}`;
+    if (around.className !== colour) around.className = colour;
+  }
+  /** What may be done with a row goes by its state. @param {HTMLElement} tr @param {any} each @param {string} kind */
+  function paintActions(tr, each, kind) {
+    if (tr.dataset.state === each.state) return;
+    const acts = /** @type {HTMLElement} */ (tr.querySelector(".acts-cell"));
+    const focus = acts.contains(document.activeElement);
+    acts.replaceChildren(made(/** @type {any} */ (main.querySelector(`[data-${kind}="${each.state}"]`)), each));
+    tr.dataset.state = each.state;
+    if (focus) /** @type {any} */ (acts.querySelector("button, a"))?.focus({ preventScroll: true });
+  }
+  /** @param {HTMLElement} tr */
+  const cells = (tr) => (/** @type {string} */ name) => tr.querySelector(`[data-cell=${name}]`);
+
+  /** @param {HTMLElement} tr @param {any} each */
+  function paintRequest(tr, each) {
+    const cell = cells(tr);
+    paintActions(tr, each, "job-actions");
+    say(cell("position"), each.position ?? "–");
+    say(cell("no"), each.ref);
+    say(cell("name"), each.title);
+    look(cell("state"), jobs, each.stopping ? "stopping" : each.state, JOB_LOOKS);
+    say(cell("for"), each.for == null ? "" : age(each.for));
+    say(cell("age"), age(each.age));
+    say(cell("about"), [each.attempt && filled("attempt", each.attempt), each.fails && filled("failed", each.fails), each.holder].filter(Boolean).join(" · "));
+    say(cell("error"), each.error);
+  }
 
   /** @param {HTMLElement} tr @param {any} each @param {number} waiting */
-  function paintRow(tr, each, waiting) {
-    const cell = (/** @type {string} */ name) => /** @type {HTMLElement} */ (tr.querySelector(`[data-cell=${name}]`));
-    if (tr.dataset.state !== each.state) {
-      const acts = /** @type {HTMLElement} */ (tr.querySelector(".acts-cell"));
-      const focus = acts.contains(document.activeElement);
-      acts.replaceChildren(made(/** @type {any} */ (main.querySelector(`[data-actions="${each.state}"]`)), each));
-      tr.dataset.state = each.state;
-      if (focus) /** @type {any} */ (acts.querySelector("button"))?.focus({ preventScroll: true });
-    }
-    const shown = each.away && each.state === "waiting" ? "away" : each.state;
+  function paintPerson(tr, each, waiting) {
+    const cell = cells(tr);
+    paintActions(tr, each, "actions");
     say(cell("position"), each.position ?? "–");
     say(cell("name"), each.name);
     say(cell("no"), each.no);
     say(cell("service_title"), each.service_title);
-    say(cell("state"), rows.dataset[shown] ?? shown);
-    const pill = /** @type {HTMLElement} */ (cell("state").parentElement), look = `pill ${LOOKS[shown] ?? "plain"}`;
-    if (pill.className !== look) pill.className = look;
+    look(cell("state"), rows, each.away && each.state === "waiting" ? "away" : each.state, LOOKS);
     say(cell("left"), each.left == null ? "" : clock(each.left));
     say(cell("waited"), clock(each.waited));
     say(cell("heard"), clock(each.heard));
@@ -246,23 +284,26 @@
     }
   });
 
-  // What needs words is one piece for all rows: it remembers the ticket and the state that were
-  // seen when it opened, whatever the table does meanwhile.
-  rows.addEventListener("click", (/** @type {Event} */ event) => {
-    if (!(/** @type {HTMLElement} */ (event.target).closest("[data-more]"))) return;
-    const tr = /** @type {HTMLElement} */ (/** @type {HTMLElement} */ (event.target).closest("tr"));
-    const more = byId("more"), form = more.querySelector("form");
-    const no = tr.querySelector("[data-cell=no]")?.textContent ?? "";
+  // What needs words or a second thought is one piece for all rows: it remembers the row and the
+  // state that were seen when it opened, whatever the table does meanwhile.
+  const pieces = /** @type {Record<string, string>} */ ({ more: "tickets", job: "jobs" });
+  for (const id in pieces) byId(id).popover = "auto";
+  main.addEventListener("click", (event) => {
+    const link = /** @type {HTMLElement | null} */ (/** @type {HTMLElement} */ (event.target).closest("[data-more]"));
+    if (!link) return;
+    event.preventDefault();
+    const id = link.dataset.more ?? "", piece = byId(id), form = piece.querySelector("form");
+    const tr = /** @type {HTMLElement} */ (link.closest("tr")), read = (/** @type {string} */ name) => tr.querySelector(`[data-cell=${name}]`)?.textContent ?? "";
     form.reset();
     form.elements.seen.value = tr.dataset.state;
-    say(byId("h-more"), `${no} ${tr.querySelector("[data-cell=name]")?.textContent}`);
-    for (const el of more.querySelectorAll("[data-for]")) el.hidden = !el.dataset.for.split(" ").includes(tr.dataset.state);
-    for (const el of more.querySelectorAll("[data-verb]")) {
-      say(el, el.dataset.label.replace("{no}", no));
-      el.formAction = `${new URL(form.action).pathname}/tickets/${tr.dataset.number}/${el.dataset.verb}`;
+    say(byId(`h-${id}`), `${read("no")} ${read("name")}`);
+    for (const el of piece.querySelectorAll("[data-for]")) el.hidden = !el.dataset.for.split(" ").includes(tr.dataset.state);
+    for (const el of piece.querySelectorAll("[data-verb]")) {
+      say(el, el.dataset.label.replace("{no}", read("no")));
+      el.formAction = `${location.origin}/admin/lines/${words.name}/${pieces[id]}/${tr.dataset.number}/${el.dataset.verb}`;
     }
-    more.showPopover();
-    more.querySelector("input:not([type=hidden])").focus();
+    piece.showPopover();
+    piece.querySelector("input:not([type=hidden])").focus();
   });
 
   byId("freeze").addEventListener("click", () => {

@@ -380,14 +380,58 @@ def overview(rows: list[Context], **changes: object) -> Context:
             "cap": 2,
             "paused_reason": None,
         },
-        "workers": [
-            {"slot": "desk-1", "state": "busy", "job": "17 change-password", "for": 72},
-            {"slot": "desk-2", "state": "idle", "job": "", "for": 0},
-        ],
+        "work": {"state": "running", "why": None, "rows": [], "more": 0, "slots": []},
         "actions": actions,
         "marshal": "web-1",
         "session": {"name": "li", "left_in": 1500},
     } | changes
+
+
+def request(id: int, state: str, **changes: object) -> Context:
+    services = tuple(ACTIONS)
+    return {
+        "id": id,
+        "ref": f"7Q3{'KXMT'[id % 4]}-{id}",
+        "title": ACTIONS[services[id % len(services)]].title,
+        "state": state,
+        "position": None,
+        "age": 7 * id,
+        "for": None,
+        "attempt": 0,
+        "fails": 0,
+        "holder": None,
+        "stopping": False,
+        "code": None,
+        "error": None,
+    } | changes
+
+
+def slot(number: int, state: str, job: str | None, seconds: int | None) -> Context:
+    return {"slot": f"win-01-4711-9c3e/{number}", "state": state, "job": job, "for": seconds}
+
+
+def _work(translate: Translate) -> Context:
+    holder = "win-01-4711-9c3e/1"
+    lapsed = {"code": "lease-lapsed", "error": translate(MESSAGES["lease-lapsed"])}
+    again = {"code": "directory-busy", "error": "directory-busy"}
+    rows = [
+        request(17, "reserved", **{"for": 72}, attempt=1, holder=holder),
+        request(16, "reserved", **{"for": 140}, attempt=2, fails=1, holder=holder, stopping=True),
+        request(11, "buried", age=200_000, attempt=4, fails=4, **lapsed),
+        request(12, "buried", age=9_000, attempt=4, fails=4, **again),
+        request(15, "delayed", **{"for": 431}, attempt=1, fails=1, **again),
+        request(18, "ready", position=1),
+        request(19, "ready", position=2, attempt=1),
+    ]
+    for each in rows:
+        each["title"] = translate(each["title"])
+    slots = [
+        slot(1, "busy", "7Q3X-17", 72),
+        slot(2, "slow", "7Q3K-16", 140),
+        slot(3, "idle", None, None),
+        slot(4, "lost", "7Q3T-11", 5_000),
+    ]
+    return {"state": "running", "why": None, "rows": rows, "more": 0, "slots": slots}
 
 
 def _admin(zh: bool, translate: Translate) -> dict[str, Context]:
@@ -404,27 +448,31 @@ def _admin(zh: bool, translate: Translate) -> dict[str, Context]:
     ]
     many = [row(each, "waiting", position=each) for each in range(1, 101)]
     paused = {"state": "paused", "reason_en": "The directory is being serviced"}
-    stopped = {"ready": 9, "reserved": 0, "delayed": 1, "buried": 2, "cap": 2}
+    work = _work(translate)
+    busy = {"ready": 2, "reserved": 2, "delayed": 1, "buried": 2, "cap": 3, "paused_reason": None}
+    broken = "broken: certificate-expired"
+    stopped = {"jobs": busy | {"reserved": 0, "paused_reason": broken}, "work": work}
+    stopped["work"] = work | {"state": "paused", "why": broken, "more": 9_950}
     for each in rows + many:
         each["service_title"] = translate(each["service_title"])
     cases: Mapping[str, Context] = {
-        "busy": {"overview": overview(rows)},
-        "empty": {"overview": overview([], actions=[], workers=[], marshal="")},
+        "busy": {"overview": overview(rows, jobs=busy, work=work)},
+        "asked": {
+            "overview": overview(rows, jobs=busy, work=work),
+            "asked_ticket": rows[4],
+            "asked_job": work["rows"][0],
+        },
+        "empty": {"overview": overview([], actions=[], marshal="")},
         "paused": {
             "overview": overview(rows, line=overview(rows)["line"] | paused),
             "error": translate("Please give a reason."),
         },
         "closed": {"overview": overview([], line=overview([])["line"] | {"state": "closed"})},
-        "stopped": {
-            "overview": overview(rows, jobs=stopped | {"paused_reason": "certificate-expired"})
-        },
-        "hundred": {"overview": overview(many, total=2000, offset=100)},
+        "stopped": {"overview": overview(rows, **stopped)},
+        "hundred": {"overview": overview(many, total=2000, offset=100, jobs=busy, work=work)},
     }
-    return {
-        name: {"specs": list(ACTIONS.values()), "operator": "li", "search": "", "error": None}
-        | context
-        for name, context in cases.items()
-    }
+    asked_nothing = {"search": "", "asked_ticket": None, "asked_job": None, "error": None}
+    return {name: {"operator": "li", **asked_nothing, **context} for name, context in cases.items()}
 
 
 def _public(name: str = "desk", title: str = "Account desk", **changes: object) -> Context:

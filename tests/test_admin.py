@@ -3,6 +3,8 @@
 import pytest
 import pytest_asyncio
 
+from queue_backend.errors import Unavailable
+from queue_backend.work.job import SlotView
 from tests.front import PASSWORD, a_room
 
 ADMIN = "/admin/lines/desk"
@@ -39,6 +41,8 @@ async def test_without_a_session_every_address_of_the_operators_is_shut(room):
         await stranger.get(API),
         await stranger.send(f"{API}/close"),
         await stranger.send(f"{API}/tickets/1/remove"),
+        await stranger.send(f"{API}/jobs/1/cancel"),
+        await stranger.send(f"{API}/work/pause", {"reason": "x"}),
     ):
         assert (answer.status, answer.json["code"]) == (401, "session-missing")
     for answer in (
@@ -46,6 +50,8 @@ async def test_without_a_session_every_address_of_the_operators_is_shut(room):
         await stranger.get(ADMIN),
         await stranger.post(f"{ADMIN}/close"),
         await stranger.post(f"{ADMIN}/tickets/1/remove"),
+        await stranger.post(f"{ADMIN}/jobs/1/cancel"),
+        await stranger.post(f"{ADMIN}/work/pause"),
     ):
         assert answer.status == 303
         assert answer.leads_to.startswith("/admin/sign-in?back=%2Fadmin")
@@ -156,8 +162,9 @@ async def test_an_operator_who_was_struck_off_has_no_session(tmp_path, clock, ro
 
 
 async def test_another_site_cannot_press_an_operators_button(room, operator):
-    answer = await operator.send(f"{API}/close", Origin="https://evil.example")
-    assert (answer.status, answer.json["code"]) == (403, "origin-foreign")
+    for path in ("close", "work/pause", "jobs/1/cancel"):
+        answer = await operator.send(f"{API}/{path}", Origin="https://evil.example")
+        assert (answer.status, answer.json["code"]) == (403, "origin-foreign"), path
     assert room.line.public().state == "open"
 
 
@@ -358,3 +365,283 @@ async def test_the_operators_page_is_there_in_chinese(room):
     page = await operator.get(ADMIN)
     assert page.status == 200
     assert '<html lang="zh-Hans"' in page.text
+
+
+# The work line
+
+
+async def request_of(room, service: str = "look-up-phone", account: str = "knolan"):
+    """Somebody left a request at the desk; who, and the reference they were given."""
+    visitor = room.browser()
+    await visitor.reach_the_desk(service, "Karen Nolan")
+    said = {"account": account}
+    if service == "change-password":
+        said |= {"password": "demo-pass-1", "new_password": "a-Canary-9000"}
+        said |= {"new_password_again": "a-Canary-9000"}
+    answer = await visitor.submit(**said)
+    assert answer.status == 202, answer.text
+    return visitor, answer.json["job"]["ref"]
+
+
+async def work(operator):
+    return (await operator.get(API)).json["work"]
+
+
+async def buried(room, error: str = "lease-lapsed", **who: str):
+    visitor, ref = await request_of(room, **who)
+    lease = await room.jobs.reserve("win-01/1")
+    await room.jobs.bury(lease, error)
+    return visitor, ref, lease.job.id
+
+
+async def test_a_request_is_shown_under_the_reference_that_the_person_was_given(room, operator):
+    visitor, ref = await request_of(room)
+    (row,) = (await work(operator))["rows"]
+    assert set(row) == {
+        "id", "ref", "title", "state", "position", "age", "for", "attempt", "fails", "holder",
+        "stopping", "code", "error",
+    }  # fmt: skip
+    assert (row["ref"], row["title"]) == (ref, "Look up a phone number")
+    assert (row["state"], row["position"], row["attempt"], row["holder"]) == ("ready", 1, 0, None)
+    page = await operator.get(ADMIN)
+    assert ref in page.text
+
+
+async def test_what_a_request_is_about_stays_between_the_person_and_the_service(room, operator):
+    await request_of(room, "change-password")
+    for answer in (await operator.get(API), await operator.get(ADMIN)):
+        assert answer.status == 200
+        for typed in ("knolan", "demo-pass-1", "a-Canary-9000"):
+            assert typed not in answer.text
+
+
+async def test_what_runs_comes_first_with_its_slot_then_what_is_buried_or_put_off(
+    room, operator, clock
+):
+    for name in ("ran", "buried", "delayed", "waits"):
+        await room.jobs.put("unlock", {}, key=name)
+    running = await room.jobs.reserve("win-01/1")
+    await room.jobs.bury(await room.jobs.reserve("win-01/2"), "lease-lapsed")
+    await room.jobs.release(await room.jobs.reserve("win-01/2"), error="not-locked")
+    clock.tick(7)
+    rows = (await work(operator))["rows"]
+    assert [row["state"] for row in rows] == ["reserved", "buried", "delayed", "ready"]
+    assert (rows[0]["holder"], rows[0]["for"], rows[0]["age"]) == ("win-01/1", 7, 7)
+    assert rows[1]["error"] == (
+        "It was begun more than once and never ended. Please contact the help desk."
+    )
+    assert (rows[2]["fails"], rows[2]["for"]) == (1, 593)
+    assert rows[3]["position"] == 1
+    await room.jobs.cancel(running.job.id)
+    assert (await work(operator))["rows"][0]["stopping"] is True
+    clock.tick(40)
+    assert (await work(operator))["rows"][-2]["stopping"] is False, "nobody runs it any more"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "english", "chinese"),
+    [
+        ("lease-lapsed", "lease-lapsed", "It was begun more than once", "多次开始"),
+        ("directory-busy", "directory-busy", "directory-busy", "directory-busy"),
+        ("ValueError: a-Canary-9000", None, "The log of the worker tells why.", "日志"),
+    ],
+)
+async def test_an_error_is_a_sentence_in_the_operators_language_or_a_bare_code(
+    room, operator, error, code, english, chinese
+):
+    """The text of an exception may hold what somebody typed; it stays in the log."""
+    await buried(room, error)
+    (row,) = (await work(operator))["rows"]
+    assert row["code"] == code and english in row["error"]
+    page = await (await room.operator("zh-Hans")).get(ADMIN)
+    assert chinese in page.text
+    assert "a-Canary" not in page.text + (await operator.get(API)).text
+
+
+async def test_a_kicked_request_runs_and_the_person_has_the_answer(room, operator):
+    visitor, ref, id = await buried(room)
+    answer = await operator.send(f"{API}/jobs/{id}/kick", {"seen": "buried"})
+    assert answer.status == 200
+    assert answer.json["work"]["rows"][0]["state"] == "ready"
+    await room.work()
+    assert (await visitor.poll()).json["job"]["result"] == "done"
+    assert (await work(operator))["rows"] == []
+
+
+async def test_a_cancelled_request_is_not_carried_out_and_may_be_tried_again(room, operator):
+    visitor, ref = await request_of(room)
+    (row,) = (await work(operator))["rows"]
+    said = {"seen": "ready", "reason": "Asked by telephone"}
+    assert (await operator.send(f"{API}/jobs/{row['id']}/cancel", said)).status == 200
+    job = (await visitor.poll()).json["job"]
+    assert (job["result"], job["code"], job["may_retry"]) == ("failed", "cancelled", True)
+    assert job["text"] == "It was stopped before anything was changed."
+    action = (await operator.get(API)).json["actions"][0]
+    assert (action["action"], action["no"], action["reason"]) == (
+        "job-cancel", str(row["id"]), "Asked by telephone",
+    )  # fmt: skip
+    assert (action["before"], action["after"], action["outcome"]) == ("ready", "cancelled", "done")
+
+
+async def test_nobody_promises_that_a_request_which_was_begun_changed_nothing(room, operator):
+    visitor, ref, id = await buried(room, service="change-password")
+    assert (await operator.send(f"{API}/jobs/{id}/cancel")).status == 200
+    job = (await visitor.poll()).json["job"]
+    assert (job["result"], job["may_retry"]) == ("unknown", False)
+    retried = await visitor.send("/api/lines/desk/ticket/retry")
+    assert retried.json["code"] == "not-retryable"
+
+
+async def test_a_running_request_is_only_asked_to_stop(room, operator):
+    await request_of(room)
+    lease = await room.jobs.reserve("win-01/1")
+    answer = await operator.send(f"{API}/jobs/{lease.job.id}/cancel", {"seen": "reserved"})
+    assert answer.status == 200
+    assert (await room.jobs.touch(lease)).job.stop_asked
+    kicked = await operator.send(f"{API}/jobs/{lease.job.id}/kick")
+    assert (kicked.status, kicked.json["code"]) == (409, "job-wrong-state")
+
+
+async def test_an_act_on_a_request_that_changed_meanwhile_is_refused(room, operator):
+    await request_of(room)
+    lease = await room.jobs.reserve("win-01/1")
+    answer = await operator.send(f"{API}/jobs/{lease.job.id}/cancel", {"seen": "ready"})
+    assert (answer.status, answer.json["code"]) == (409, "state-changed")
+    assert answer.json["state"] == "reserved"
+    page = await operator.post(f"{ADMIN}/jobs/{lease.job.id}/kick", seen="buried")
+    assert page.status == 409
+    assert "This changed in the meantime" in page.text
+    assert not (await room.jobs.touch(lease)).job.stop_asked
+    assert (await operator.get(API)).json["actions"][0]["outcome"] == "state-changed"
+
+
+async def test_all_buried_are_kicked_together_if_they_are_those_that_were_seen(room, operator):
+    for _ in range(3):
+        await room.jobs.put("unlock", {})
+        await room.jobs.bury(await room.jobs.reserve("win-01/1"), "lease-lapsed")
+    answer = await operator.send(f"{API}/work/kick-buried", {"seen": "2"})
+    assert (answer.status, answer.json["code"]) == (409, "state-changed")
+    assert (await room.jobs.stats()).buried == 3
+    assert (await operator.post(f"{ADMIN}/work/kick-buried", seen="3")).status == 303
+    stats = await room.jobs.stats()
+    assert (stats.buried, stats.ready) == (0, 3)
+
+
+async def test_the_work_line_is_paused_with_a_reason_and_resumed(room, operator):
+    await request_of(room)
+    answer = await operator.send(f"{API}/work/pause")
+    assert (answer.status, answer.json["code"]) == (400, "reason-missing")
+    said = {"seen": "running", "reason": "broken: a new certificate"}
+    told = (await operator.send(f"{API}/work/pause", said)).json
+    assert told["work"]["state"] == "paused"
+    assert told["work"]["why"] == "anna – broken: a new certificate"
+    assert await room.jobs.reserve("win-01/1") is None
+    await room.worker.keep_house()
+    assert (await work(operator))["state"] == "paused", "it is not the worker's to resume"
+    again = await operator.send(f"{API}/work/pause", said)
+    assert (again.status, again.json["code"]) == (409, "state-changed")
+    assert (await operator.post(f"{ADMIN}/work/resume", seen="paused")).status == 303
+    assert (await work(operator))["state"] == "running"
+    assert await room.jobs.reserve("win-01/1") is not None
+
+
+async def test_a_lane_that_a_worker_paused_says_so_in_words(room, operator):
+    await room.jobs.pause(reason="broken: account-locked")
+    assert (await work(operator))["why"].startswith("The account is locked")
+    await room.jobs.pause(reason="broken: certificate-expired")
+    assert (await work(operator))["why"] == "broken: certificate-expired"
+
+
+async def test_what_cannot_be_written_into_the_audit_is_not_done(room, operator, monkeypatch):
+    await room.jobs.put("unlock", {}, key="waits")
+    _, _, id = await buried(room, service="unlock")
+    before = [(job.id, job.state) for job in await room.jobs.snapshot(9)]
+
+    async def out_of_order(entry):
+        raise Unavailable("database-unavailable", "out of order")
+
+    monkeypatch.setattr(room.ledger, "intend", out_of_order)
+    for path in (
+        f"jobs/{id}/kick",
+        f"jobs/{id}/cancel",
+        "work/kick-buried",
+        "work/pause",
+        "work/resume",
+    ):
+        assert (await operator.send(f"{API}/{path}", {"reason": "x"})).status == 503, path
+    assert [(job.id, job.state) for job in await room.jobs.snapshot(9)] == before
+    assert await room.jobs.paused() is None
+
+
+async def test_every_act_on_the_work_line_is_in_the_audit(room, operator):
+    _, _, id = await buried(room)
+    await operator.send(f"{API}/work/pause", {"reason_en": "Certificate", "reason_zh": "证书"})
+    await operator.send(f"{API}/work/resume")
+    await operator.send(f"{API}/work/kick-buried")
+    await operator.send(f"{API}/jobs/{id}/cancel")
+    rows = await room.ledger.recent_actions("desk")
+    assert [(row.action, row.before, row.after) for row in rows] == [
+        ("job-cancel", "ready", "cancelled"),
+        ("work-kick-buried", "1", "0"),
+        ("work-resume", "paused", "running"),
+        ("work-pause", "running", "paused"),
+    ]
+    assert {(row.who, row.address, row.outcome) for row in rows} == {("anna", "127.0.0.1", "done")}
+    assert rows[3].reason == "Certificate / 证书"
+    assert (rows[0].number, rows[1].number) == (id, None)
+    page = await operator.get(ADMIN)
+    assert "paused the work line" in page.text and "cancelled request" in page.text
+
+
+async def test_unknown_requests_and_verbs_are_not_found(room, operator):
+    await request_of(room)
+    for path, code in (
+        ("jobs/99/kick", "job-unknown"),
+        ("jobs/x/kick", "job-unknown"),
+        ("jobs/-1/cancel", "job-unknown"),
+        (f"jobs/{'9' * 30}/kick", "job-unknown"),
+        ("jobs/1/bury", "action-unknown"),
+        ("work/explode", "action-unknown"),
+    ):
+        answer = await operator.send(f"{API}/{path}")
+        assert (answer.status, answer.json["code"]) == (404, code), path
+        assert (await operator.post(f"{ADMIN}/{path}")).status == 404
+    assert (await operator.get(f"{ADMIN}?job=99")).status == 404
+    assert (await operator.get(f"{API}/work/pause")).status == 405
+
+
+async def test_a_worker_that_says_nothing_more_is_shown_as_not_heard_of(room, operator, clock):
+    await request_of(room)
+    lease = await room.jobs.reserve("win-01/1")
+    now = clock.wall()
+    views = [
+        SlotView("win-01", 1, "busy", lease.job.id, now),
+        SlotView("win-01", 2, "slow", 77, now - 60),
+        SlotView("win-01", 3, "idle", None, now),
+    ]
+    await room.jobs.report("win-01", views)
+    clock.tick(5)
+    busy, slow, idle = (await work(operator))["slots"]
+    (row,) = (await work(operator))["rows"]
+    assert (busy["slot"], busy["state"], busy["job"]) == ("win-01/1", "busy", row["ref"])
+    assert busy["for"] == 5
+    assert (slow["state"], slow["job"], idle["state"], idle["for"]) == ("slow", "77", "idle", None)
+    clock.tick(11)
+    assert {(slot["state"], slot["for"]) for slot in (await work(operator))["slots"]} == {
+        ("lost", 16)
+    }
+    page = await operator.get(ADMIN)
+    assert "Not heard of" in page.text
+
+
+async def test_a_reason_can_be_given_without_a_script(room, operator):
+    visitor = (await visitors(room, 12))[1]
+    page = await operator.get(f"{ADMIN}?ticket=2")
+    assert f'formaction="{ADMIN}/tickets/2/remove"' in page.text
+    assert "A-002 Visitor 2" in page.text
+    said = {"seen": "waiting", "reason_en": "Twice in line", "reason_zh": ""}
+    assert (await operator.post(f"{ADMIN}/tickets/2/remove", said)).status == 303
+    assert (await visitor.ticket())["end"]["reason"] == "Twice in line"
+    job = await room.jobs.put("unlock", {})
+    page = await operator.get(f"{ADMIN}?job={job.id}")
+    assert f'formaction="{ADMIN}/jobs/{job.id}/cancel"' in page.text

@@ -242,6 +242,25 @@ async def test_a_refused_request_says_why_and_offers_to_try_again(room):
     assert state(await visitor.get(DESK)) == "done"
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("lease-lapsed", "It was begun more than once and never ended."),
+        ("directory-busy", "It did not work, also when it was tried again."),
+    ],
+)
+async def test_whose_request_was_buried_reads_why_and_no_promise(room, error, sentence):
+    visitor = room.browser()
+    await visitor.reach_the_desk()
+    await press(visitor, DESK, account="knolan")
+    await room.jobs.bury(await room.jobs.reserve("elsewhere"), error)
+    page = await visitor.get(DESK)
+    assert state(page) == "failed"
+    assert sentence in page.text
+    assert "Nothing was changed" not in page.text
+    assert "/lines/desk/desk/retry" not in Forms(page).found
+
+
 async def test_the_wall_shows_numbers_and_no_names_to_anybody(room):
     for name in ("Karen Nolan", "张伟", "Ann", "Bea", "Cem"):
         await room.browser().take(name)

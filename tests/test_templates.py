@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from downstream.demo import MESSAGES
 from handlers.languages import FOLDERS, Languages
 from tests.page_cases import pages
 
@@ -150,7 +151,14 @@ def test_pages_are_small(case):
 
 @pytest.mark.parametrize(
     ("file", "kilobytes"),
-    [("style.css", 6), ("queue.js", 7), ("admin.js", 10), ("wall.js", 4), ("tell.js", 2)],
+    [
+        ("style.css", 6),
+        ("admin.css", 2),
+        ("queue.js", 7),
+        ("admin.js", 10),
+        ("wall.js", 4),
+        ("tell.js", 2),
+    ],
 )
 def test_static_files_are_small(file, kilobytes):
     assert len(gzip.compress((ROOT / "static" / file).read_bytes(), 6)) <= kilobytes * 1024
@@ -292,7 +300,31 @@ def test_the_operators_buttons_say_which_ticket_and_which_state_they_saw():
     one = "/admin/lines/desk/tickets/42"
     assert list(parsed.all("form", method="post", action=f"{one}/move"))
     assert list(parsed.all("input", name="seen", value="waiting"))
-    for verb in ("call", "aside", "remove"):
-        assert list(parsed.all("button", formaction=f"{one}/{verb}"))
+    assert list(parsed.all("button", formaction=f"{one}/call"))
     up = next(parsed.all("button", **{"aria-label": "Move A-042 up"}))
     assert (up["name"], up["value"]) == ("position", "1")
+    kick = "/admin/lines/desk/jobs/11/kick"
+    assert list(parsed.all("form", method="post", action=kick))
+    assert list(parsed.all("input", name="seen", value="buried"))
+    assert not list(parsed.all("form", action=kick.replace("11", "17"))), "it is running"
+
+
+def test_what_needs_words_is_asked_for_by_a_link_and_filled_in_without_a_script():
+    link = next(Parsed(of("admin-busy")).all("a", **{"aria-label": "More for A-042"}))
+    assert link["href"] == "/admin/lines/desk?ticket=42#more"
+    parsed = Parsed(of("admin-asked"))
+    for verb in ("move", "aside", "remove"):
+        one = f"/admin/lines/desk/tickets/42/{verb}"
+        assert "hidden" not in next(parsed.all("button", formaction=one))
+    assert list(parsed.all("button", formaction="/admin/lines/desk/jobs/17/cancel"))
+    assert "popover" not in next(parsed.all("div", id="more"))
+
+
+def test_a_request_says_its_error_and_where_it_runs():
+    text = plain(of("admin-busy"))
+    assert "attempt 1 · win-01-4711-9c3e/1" in text
+    assert MESSAGES["lease-lapsed"] in text
+    assert "directory-busy" in text
+    for state in ("Busy", "Slow", "Idle", "Not heard of"):
+        assert state in text
+    assert "certificate-expired" in plain(of("admin-stopped"))
