@@ -75,6 +75,7 @@ from queue_backend.people.roster import Work, percentile
 from queue_backend.people.rules import Rules
 from queue_backend.people.store import Store
 from queue_backend.people.ticket import TicketSigner
+from queue_backend.work.beanstalk import is_beanstalk, refuse
 from queue_backend.work.job import JobStats
 from queue_backend.work.line import JobLine
 from queue_backend.work.memcache_server import QueueServer
@@ -183,10 +184,14 @@ def worker(config: Path | None, **options: Any) -> None:
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="A client that says nothing for this long, and the grace, loses its job.",
+    help="A client that is silent for this long loses its job.",
 )
 @click.option(
-    "--grace-seconds", type=click.FloatRange(0), default=5.0, show_default=True, hidden=True
+    "--grace-seconds",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="A lost job is given to another this much later.",
 )
 @click.option(
     "--tries",
@@ -551,6 +556,8 @@ class Rooms:
     def __init__(
         self, settings: Settings, to_close: contextlib.AsyncExitStack, with_worker: bool
     ) -> None:
+        if is_beanstalk(settings.jobs_url):
+            refuse("people")
         self.clock = SystemClock()
         self.process = _this_process()
         self.keyring = Keyring.at(settings.data_directory / "keyring")
