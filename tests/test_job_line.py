@@ -6,13 +6,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from queue_backend.clock import SystemClock
 from queue_backend.database import Database
 from queue_backend.errors import LeaseLost, LineFull, NotFound, WrongState
-from queue_backend.work.job import JobState
+from queue_backend.work.job import Job, JobState, Put, SlotView
 from queue_backend.work.line import JobLine
 from tests.work_cases import TurnedClock, open_line, put, reserved
 
@@ -696,3 +698,192 @@ async def test_puts_that_arrive_together_share_commits(line, database):
     await asyncio.gather(*(put(line, str(number)) for number in range(100)))
     assert database.commits - before <= 20
     assert (await line.stats()).ready == 100
+
+
+# What else may be done with jobs
+
+
+async def test_take_ends_a_job_in_one_step_and_keeps_the_order(line):
+    first, second = await put(line), await put(line)
+    assert (await line.take()).id == first.id
+    assert (await line.peek(first.id)).state is JobState.DONE
+    assert (await line.take()).id == second.id
+    assert await line.take() is None
+
+
+async def test_the_newest_goes_first_where_the_order_is_lifo(database, clock):
+    line = open_line(database, clock, order="lifo")
+    old, new = await put(line), await put(line)
+    urgent = await put(line, pri=1)
+    assert [(await line.take()).id for _ in range(3)] == [urgent.id, new.id, old.id]
+
+
+async def test_a_line_without_a_cap_lets_any_number_run(database, clock):
+    line = open_line(database, clock, cap=None)
+    for _ in range(20):
+        await put(line)
+        await reserved(line)
+    assert (await line.stats()).reserved == 20
+
+
+async def test_a_body_comes_back_byte_for_byte(line):
+    body = bytes(range(256)) * 4
+    job = await line.put("", body=body)
+    assert job.body == body
+    assert (await reserved(line)).job.body == body
+    assert (await line.peek(job.id)).body == body
+
+
+async def test_a_waiting_job_can_be_changed_and_another_cannot(line):
+    job = await put(line)
+    changed = await line.update(job.id, {"fields": {"account": "other"}}, b"more")
+    assert changed.args == {"fields": {"account": "other"}} and changed.body == b"more"
+    kept = await line.update(job.id, body=b"less")
+    assert kept.args == changed.args and kept.body == b"less"
+    lease = await reserved(line)
+    assert lease.job.body == b"less"
+    with pytest.raises(WrongState):
+        await line.update(job.id, {})
+    await line.ack(lease)
+    with pytest.raises(WrongState):
+        await line.update(job.id, {})
+
+
+async def test_a_job_may_have_its_own_number_of_tries(line):
+    await put(line, tries=1)
+    assert (await line.release(await reserved(line), error="no")).state is JobState.BURIED
+
+
+async def test_what_comes_next_is_there_when_a_job_is_acked_and_not_before(database, clock, line):
+    other = JobLine(database, "paint", clock=clock, cap=1)
+    await put(line)
+    lease = await reserved(line)
+    then = [Put("paint", {"colour": "red"}, line="paint"), Put("again", body=b"x")]
+    await line.ack(lease, {"sawn": True}, then=then)
+    painted = await reserved(other)
+    assert painted.job.task == "paint" and painted.job.args == {"colour": "red"}
+    assert (await reserved(line)).job.body == b"x"
+    assert (await other.stats()).cap == 1
+
+
+async def test_a_refused_ack_puts_nothing(database, clock, line):
+    await put(line)
+    lease = await reserved(line)
+    await line.ack(lease)
+    with pytest.raises(LeaseLost):
+        await line.ack(lease, then=[Put("paint", line="paint")])
+    assert await JobLine(database, "paint", clock=clock, cap=1).head() is None
+
+
+async def test_a_next_stage_with_a_live_key_is_put_once(database, clock, line):
+    for _ in range(2):
+        await put(line)
+        await line.ack(await reserved(line), then=[Put("paint", key="door", line="paint")])
+    paint = JobLine(database, "paint", clock=clock, cap=None)
+    assert (await paint.stats()).ready == 1
+
+
+async def test_head_shows_the_next_one_and_takes_nothing(line):
+    assert await line.head() is None
+    first = await put(line)
+    await put(line)
+    assert (await line.head()).id == first.id
+    assert (await line.head()).state is JobState.READY
+
+
+async def test_only_the_next_one_can_be_claimed_by_its_id(line):
+    first, second = await put(line), await put(line)
+    assert await line.claim("me", only=second.id) is None
+    assert (await line.claim("me", only=first.id)).job.id == first.id
+
+
+async def test_a_lease_may_have_its_own_length(line, clock):
+    await put(line)
+    lease = await line.claim("me", lease_seconds=100)
+    clock.tick(90)
+    lease = await line.touch(lease, lease_seconds=100)
+    clock.tick(90)
+    await line.touch(lease)
+
+
+async def test_join_waits_for_what_waits_and_runs(line):
+    assert await line.join(0)
+    await put(line)
+    assert not await line.join(0)
+    lease = await reserved(line)
+    assert not await line.join(0)
+    joined = asyncio.create_task(line.join(5))
+    await line.ack(lease)
+    assert await joined
+
+
+async def test_who_waits_to_join_does_not_wait_for_the_buried(line):
+    await put(line)
+    await line.bury(await reserved(line), "broken")
+    assert await line.join(0)
+
+
+async def test_workers_say_what_their_slots_do_and_take_it_back(line, clock):
+    one = SlotView("here", 1, "busy", 7, clock.wall())
+    await line.report("here", [one, replace(one, slot=2, state="idle", job=None)])
+    await line.report("there", [replace(one, holder="there", state="slow")])
+    clock.tick(5)
+    await line.report("here", [one])
+    seen = await line.workers()
+    assert [(view.holder, view.slot, view.state) for view in seen] == [
+        ("here", 1, "busy"),
+        ("there", 1, "slow"),
+    ]
+    assert seen[0].heard_at == clock.wall() and seen[1].heard_at == clock.wall() - 5
+    await line.report("here", [])
+    assert [view.holder for view in await line.workers()] == ["there"]
+    clock.tick(4_000)
+    await line.purge()
+    assert await line.workers() == []
+
+
+# In threads
+
+
+def test_every_verb_can_be_asked_without_an_event_loop(database, clock):
+    line = open_line(database, clock)
+    job = line.put("look-up-phone", {"account": "knolan"}).result()
+    lease = line.reserve_blocking("me")
+    assert lease.job.id == job.id and line.reserve_blocking("me") is None
+    assert (
+        line.ack(line.touch(lease).result(), {"phone": "2041"}).result().result["phone"] == "2041"
+    )
+    assert line.join_blocking(0)
+
+
+def test_a_put_wakes_a_waiting_thread(database):
+    line = JobLine(database, "desk", cap=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(line.reserve_blocking, "me", 30)
+        job = line.put("look-up-phone").result()
+        assert waiting.result(5).job.id == job.id
+
+
+def test_many_threads_lose_nothing_and_take_nothing_twice(database):
+    line = JobLine(database, "desk", cap=None)
+    with ThreadPoolExecutor(16) as pool:
+        ids = [
+            job.id for job in pool.map(lambda at: line.put("t", {"at": at}).result(), range(300))
+        ]
+        taken = list(pool.map(lambda _: line.take().result(), range(320)))
+    assert sorted(job.id for job in taken if job) == sorted(ids)
+
+
+async def test_a_refusal_undoes_nothing_of_its_neighbours(database, clock):
+    """They share a transaction, which runs again when one of them refuses."""
+    line = open_line(database, clock, depth=10)
+    other = open_line(database, clock, depth=1_000)
+    answers = await asyncio.gather(
+        *(line.put("t", key=f"k{at}") for at in range(20)),
+        *(other.put("t", key=f"o{at}") for at in range(20)),
+        return_exceptions=True,
+    )
+    refused = [answer for answer in answers if isinstance(answer, LineFull)]
+    there = [answer for answer in answers if isinstance(answer, Job)]
+    assert len(refused) + len(there) == 40 and refused
+    assert len(await line.snapshot()) == len(there)

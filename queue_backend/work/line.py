@@ -110,13 +110,15 @@ class JobLine:
         ttl_seconds: float | None = None,
         tries: int | None = None,
         once: bool = False,
+        prolong: bool = False,
     ) -> Answer[Job]:
         """Put a job in line; it is on disk when this is answered.
 
         A key that is already live gives back the job that has it, with `created=False`: so a
         double click, a reload or a retry is one job. With `once` a key that was ever put does so,
         for as long as ended jobs are kept: one submission stays one job though it is sent again
-        after it was carried out. Smaller `pri` goes first, then the older.
+        after it was carried out. With `prolong` the job that has the key waits for
+        `ttl_seconds` from now. Smaller `pri` goes first, then the older.
         A job not begun within `ttl_seconds` is cancelled; one that may have been sent is not.
         `args` is JSON; its part named `sealed` is erased when the job ends. Raises LineFull at
         `depth` waiting jobs.
@@ -129,6 +131,9 @@ class JobLine:
                 of = {"of_line": self.name, "of_key": key}
                 known = connection.execute(same, of).one_or_none()
                 if known is not None:
+                    if prolong and ttl_seconds is not None:
+                        until = {"expires": self._now(connection) + ttl_seconds}
+                        connection.execute(statements.prolong, self._to(known.id, until))
                     return _job(known, self._now(connection))
             if self._queued(connection) >= self._depth:
                 raise LineFull()
@@ -425,16 +430,6 @@ class JobLine:
             return self._job(connection, id)
 
         return self._through_the_gate(act)
-
-    def prolong(self, id: int, ttl_seconds: float) -> Answer[None]:
-        """A waiting job is cancelled `ttl_seconds` from now, and not before."""
-
-        def act(connection: Connection) -> None:
-            until = {"expires": self._now(connection) + ttl_seconds}
-            if not connection.execute(statements.prolong, self._to(id, until)).rowcount:
-                raise NotFound("job-unknown", f"{self.name}: no job {id} that waits")
-
-        return self._database.write(act)
 
     # What operators do
 
