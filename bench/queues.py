@@ -14,6 +14,7 @@ from persistqueue import Queue, SQLiteAckQueue, SQLiteQueue
 from queue_backend.database import Database
 from queue_backend.work.job import Lease
 from queue_backend.work.line import JobLine
+from queue_backend.work.local import LocalQueue
 
 
 class Contender(Protocol):
@@ -50,16 +51,24 @@ class Ours:
         self.database.close()
 
 
-class OursTaking(Ours):
-    """Without an ack: reserved and ended in one transaction, as persist-queue's plain queues do."""
+class OursLocal:
+    """One of the local queues. With `ack`, `done` confirms all that was got; without there is
+    nothing to confirm."""
+
+    def __init__(self, directory: Path, synchronous: str = "FULL", ack: bool = False) -> None:
+        self._queue = LocalQueue(directory, ack=ack, synchronous=synchronous)
+
+    def put(self, item: str) -> None:
+        self._queue.put(item)
 
     def get(self) -> Any:
-        job = self.line.take().result()
-        assert job is not None, "there is nothing to take"
-        return job
+        return self._queue.get(block=False)
 
     def done(self, got: Any) -> None:
-        pass
+        self._queue.task_done()
+
+    def close(self) -> None:
+        self._queue.close()
 
 
 class PersistAck:

@@ -22,7 +22,7 @@ from bench.queues import (
     Contender,
     Open,
     Ours,
-    OursTaking,
+    OursLocal,
     PersistAck,
     PersistFile,
     PersistSqlite,
@@ -72,15 +72,16 @@ def bench(directory: Path, *, rounds: int, items: int) -> tuple[list[Row], list[
 def thousand_items(directory: Path, count: int, items: int) -> tuple[list[Row], list[Bar]]:
     """persist-queue's own table: seconds for its items, one task_done at the end, or many"""
     kinds: dict[str, Open] = {
-        "ours, taking": OursTaking,
-        "ours, with ack": Ours,
-        "ours, taking, NORMAL": partial(OursTaking, synchronous="NORMAL"),
+        "ours, FIFOQueue": OursLocal,
+        "ours, FIFOQueue, NORMAL": partial(OursLocal, synchronous="NORMAL"),
+        "ours, AckQueue": partial(OursLocal, ack=True),
+        "ours, a job line": Ours,
         "SQLiteQueue": PersistSqlite,
         "SQLiteAckQueue": PersistAck,
         "file Queue": PersistFile,
     }
     # Who confirms each item has no row for one confirmation.
-    confirm_each = ("ours, with ack", "SQLiteAckQueue")
+    confirm_each = ("ours, a job line", "SQLiteAckQueue")
     written: dict[str, list[float]] = {name: [] for name in kinds}
     once: dict[str, list[float]] = {name: [] for name in kinds}
 
