@@ -18,6 +18,7 @@ import fcntl
 import gc
 import hashlib
 import hmac
+import importlib
 import json
 import logging
 import os
@@ -40,7 +41,8 @@ from collections.abc import (
     Sequence,
 )
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn
 
 import argon2
 import click
@@ -76,9 +78,11 @@ from queue_backend.people.rules import Rules
 from queue_backend.people.store import Store
 from queue_backend.people.ticket import TicketSigner
 from queue_backend.work.beanstalk import is_beanstalk, refuse
+from queue_backend.work.handler import Handlers
 from queue_backend.work.job import JobStats
 from queue_backend.work.line import JobLine
 from queue_backend.work.memcache_server import QueueServer
+from queue_backend.work.task import Jobs, Task, tasks_of
 from queue_backend.work.worker import Worker
 from settings import BadSettings, Line, Settings, read
 
@@ -94,8 +98,8 @@ HERE = Path(__file__).resolve().parent
 ROUND_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 # A client of the queue server never asks what became of a job: operators may, for a while.
-QUEUE_KEEP_SECONDS = 600.0
-QUEUE_PURGE_SECONDS = 10.0
+QUEUE_KEEP_SECONDS = 60.0
+QUEUE_PURGE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 # System managers grant about 10 s before they kill.
 CLOSING_SECONDS = 10.0
@@ -162,15 +166,52 @@ def serve(config: Path | None, no_worker: bool, minded_by: int | None, **options
 @main.command()
 @_CONFIG
 @_JOBS
-def worker(config: Path | None, **options: Any) -> None:
-    """Run the jobs of every line, apart from the web processes.
+@click.argument("modules", nargs=-1)
+@click.option("--line", metavar="NAME", help="Whose tasks to run; needless where there is one.")
+@click.option("--slots", type=click.IntRange(1), help="Tasks at once in this process; 1.")
+@click.option(
+    "--lease-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="A job is lost to others after so long a silence; else as its module says, or 30.",
+)
+@click.option(
+    "--grace-seconds",
+    type=click.FloatRange(0),
+    default=WORKERS_CLOSING_SECONDS,
+    show_default=True,
+    help="For running jobs to finish when it closes; then they are given back.",
+)
+def worker(
+    config: Path | None,
+    modules: Sequence[str],
+    line: str | None,
+    slots: int | None,
+    lease_seconds: float | None,
+    grace_seconds: float,
+    jobs: str | None,
+) -> None:
+    """Run jobs, apart from whoever puts them.
 
-    It needs the database and the data directory of `serve`, nothing else. SIGTERM or Ctrl-C
-    lets the running jobs finish first.
+    Without MODULES, those of every line in the settings: it needs the database and the data
+    directory of `serve`, nothing else. With MODULES, the tasks of one line that they define; the
+    settings do not matter then.
+
+    SIGTERM, SIGQUIT or Ctrl-C lets the running jobs finish first; a second one ends it at once,
+    and what it had in hand comes back when the leases have lapsed. With MODULES, SIGHUP does as
+    the first and starts anew, with the modules as they are then.
     """
     with _sentences():
-        settings = _prepared(config, options)
-        _run(work(settings))
+        if modules:
+            _begin_log("info")
+            at_work = _tasks(modules, line, jobs, lease_seconds)
+            _run(work_on_tasks(at_work, slots or 1, grace_seconds))
+        elif line or slots or lease_seconds:
+            raise CannotStart(
+                "--line, --slots and --lease-seconds go with modules of tasks; those of the lines"
+                " are in the settings"
+            )
+        else:
+            _run(work(_prepared(config, {"jobs": jobs}), grace_seconds))
 
 
 @main.command("queue-server")
@@ -398,12 +439,14 @@ def _welcome(settings: Settings, port: int, password: str) -> None:
 
 
 class Closing(asyncio.Event):
-    """Set by the first SIGTERM or Ctrl-C; the second one ends the program where it stands."""
+    """Set by the first SIGTERM, SIGQUIT or Ctrl-C; the second one ends the program where it
+    stands, and so does taking longer than `seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = CLOSING_SECONDS) -> None:
         super().__init__()
+        self._seconds = seconds
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(number, self._asked, number)
 
     def _asked(self, number: int) -> None:
@@ -415,10 +458,10 @@ class Closing(asyncio.Event):
         log.info("closing; %s", why)
         self.set()
         # Whatever hangs then must not keep a port, a lock or a place at the marshal's.
-        self._loop.call_later(CLOSING_SECONDS, self._give_up)
+        self._loop.call_later(self._seconds, self._give_up)
 
     def _give_up(self) -> None:
-        log.error("not closed within %g s; ended where it stands", CLOSING_SECONDS)
+        log.error("not closed within %g s; ended where it stands", self._seconds)
         os._exit(1)
 
 
@@ -591,15 +634,15 @@ class Rooms:
             if with_worker
         }
 
-    async def start_workers(self, to_close: contextlib.AsyncExitStack) -> None:
+    async def start_workers(
+        self, to_close: contextlib.AsyncExitStack, grace_seconds: float = WORKERS_CLOSING_SECONDS
+    ) -> None:
         for worker in self.workers.values():
             await worker.start()
-        to_close.push_async_callback(self._stop_workers)
+        to_close.push_async_callback(self._stop_workers, grace_seconds)
 
-    async def _stop_workers(self) -> None:
-        await asyncio.gather(
-            *(worker.stop(WORKERS_CLOSING_SECONDS) for worker in self.workers.values())
-        )
+    async def _stop_workers(self, grace_seconds: float) -> None:
+        await asyncio.gather(*(worker.stop(grace_seconds) for worker in self.workers.values()))
 
     def waiting_lines(self, settings: Settings, store: Store) -> dict[str, WaitingLine]:
         return {
@@ -918,13 +961,102 @@ async def serve_queues(
         await closing.wait()
 
 
-async def work(settings: Settings) -> None:
-    closing = Closing()
+async def work(settings: Settings, grace_seconds: float) -> None:
+    closing = Closing(grace_seconds + CLOSING_SECONDS)
     async with contextlib.AsyncExitStack() as to_close:
         rooms = Rooms(settings, to_close, with_worker=True)
-        await rooms.start_workers(to_close)
+        await rooms.start_workers(to_close, grace_seconds)
         click.echo(f"Working for {', '.join(rooms.workers)}. Ctrl-C ends it.")
         await closing.wait()
+
+
+# A worker for tasks
+
+
+class TasksOfLine(NamedTuple):
+    jobs: Jobs
+    line: str
+    tasks: Mapping[str, Task[..., Any]]
+
+
+def _tasks(
+    modules: Sequence[str], line: str | None, url: str | None, lease_seconds: float | None
+) -> TasksOfLine:
+    """What the modules define for one line, of one database."""
+    sys.path.insert(0, os.getcwd())
+    found = tasks_of([_imported(name) for name in modules])
+    named = ", ".join(modules)
+    if not found:
+        raise CannotStart(f"there are no tasks in {named}")
+    lines = sorted({task.line for task in found.values()})
+    if line is None and len(lines) > 1:
+        raise CannotStart(f"{named}: tasks of the lines {', '.join(lines)}; choose one by --line")
+    line = line or lines[0]
+    of_line = {name: task for name, task in found.items() if task.line == line}
+    if not of_line:
+        raise CannotStart(
+            f"{named}: no task is of the line {line!r}, but of {', '.join(map(repr, lines))}"
+        )
+    all_jobs = {id(task.jobs): task.jobs for task in found.values()}.values()
+    if url is not None:
+        for jobs in all_jobs:
+            jobs.url = url
+    if len({task.jobs.url for task in of_line.values()}) > 1:
+        raise CannotStart(
+            f"{named}: the tasks of {line!r} are in different databases; give the modules one"
+            " Jobs, or run a worker for each"
+        )
+    jobs = next(iter(of_line.values())).jobs
+    if lease_seconds is not None:
+        jobs.rules(line, lease_seconds=lease_seconds)
+    return TasksOfLine(jobs, line, of_line)
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise CannotStart(f"{name} cannot be imported: {error}") from error
+    except Exception as error:
+        log.exception("importing %s failed", name)
+        raise CannotStart(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+async def work_on_tasks(at_work: TasksOfLine, slots: int, grace_seconds: float) -> None:
+    closing = Closing(grace_seconds + CLOSING_SECONDS)
+    again = _start_anew_on_hangup(closing)
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as to_close:
+        to_close.callback(at_work.jobs.close)
+        worker = Worker(
+            at_work.jobs.line(at_work.line),
+            Handlers(at_work.tasks, clock),
+            holder=_this_process(),
+            clock=clock,
+            slots=slots,
+        )
+        await worker.start()
+        to_close.push_async_callback(worker.stop, grace_seconds)
+        tasks = ", ".join(sorted(at_work.tasks))
+        click.echo(f"Working on {tasks} in line {at_work.line}, {slots} at once. Ctrl-C ends it.")
+        await closing.wait()
+    if again.is_set():
+        # The same process, so whoever minds it need not know.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _start_anew_on_hangup(closing: Closing) -> asyncio.Event:
+    again = asyncio.Event()
+
+    def asked() -> None:
+        again.set()
+        if not closing.is_set():
+            closing.begin("and starting anew")
+
+    # Where there is a terminal, the signal says that it is gone.
+    if not sys.stdin.isatty():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked)
+    return again
 
 
 # Several web processes

@@ -137,7 +137,7 @@ class _Call:
         context = Context(
             slot=held.slot,
             deadline=self._clock.monotonic() + self._spec.deadline_seconds,
-            cancelled=lambda: self._late or held.stop_asked,
+            cancelled=lambda: self._late or held.stop.is_set(),
             progress=self._progress,
             secret=secrets.pop,
         )

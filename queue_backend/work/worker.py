@@ -83,27 +83,32 @@ class Held:
     ) -> None:
         self.slot = slot
         self.lease = lease
-        self.stop_asked = lease.job.stop_asked
-        self.lost = asyncio.Event()
+        # Nobody wants the answer any more: cancelled, past its limit, or the lease was lost.
+        self.stop = asyncio.Event()
         self.show_slow = show_slow
         self._jobs = jobs
         self._clock = clock
         self._lapses = False
+        self._heed()
 
     @property
     def job(self) -> Job:
         return self.lease.job
 
+    @property
+    def lease_seconds(self) -> float:
+        return self._jobs.lease_seconds
+
     def let_lapse(self) -> None:
         """Renew no more: the job goes to another when the lease has ended, and its grace."""
         self._lapses = True
-        self.stop_asked = True
+        self.stop.set()
         self.show_slow()
 
     async def touch(self, step: str | None = None) -> None:
         """Renew, and say how far it has got. Raises LeaseLost, Unavailable."""
         self.lease = await self._jobs.touch(self.lease, step)
-        self.stop_asked = self.stop_asked or self.lease.job.stop_asked
+        self._heed()
 
     async def ack(
         self, result: Mapping[str, object] | None = None, *, then: Sequence[Put] = ()
@@ -146,16 +151,16 @@ class Held:
                 await self.touch()
             except LeaseLost as lost:
                 log.warning("%s; what is done for it is asked to stop", lost)
-                self._give_up()
+                self.stop.set()
                 return
             except Unavailable as error:
                 log.warning("job %d: not renewed, %s", self.job.id, error)
                 if self._clock.monotonic() >= self.lease.deadline:
-                    self._give_up()
+                    self.stop.set()
 
-    def _give_up(self) -> None:
-        self.stop_asked = True
-        self.lost.set()
+    def _heed(self) -> None:
+        if self.lease.job.stop_asked:
+            self.stop.set()
 
 
 class Craft(Protocol):
