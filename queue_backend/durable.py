@@ -22,10 +22,10 @@ from sqlalchemy import (
     update,
 )
 
+from queue_backend import serializers
 from queue_backend.answer import Answer
 from queue_backend.database import Database, metadata
 from queue_backend.engine import insert_unless_there
-from queue_backend.serializers import serializer
 
 LONGEST_KEY = 255
 
@@ -60,10 +60,10 @@ class PDict(MutableMapping[str, Any]):
     Iterating shows all as they were at one moment.
     """
 
-    def __init__(self, database: Database, name: str, *, serializer_name: str = "json") -> None:
+    def __init__(self, database: Database, name: str, *, serializer: str = "json") -> None:
         self.name = name
         self._database = database
-        self._dumps, self._loads = serializer(serializer_name)
+        self._dumps, self._loads = serializers.named(serializer)
 
     # On an event loop
 

@@ -26,7 +26,7 @@ class Serializer(NamedTuple):
     loads: Callable[[bytes], Any]
 
 
-def serializer(name: str) -> Serializer:
+def named(name: str) -> Serializer:
     """Raises Unsupported for a name that is none of these, or whose package is missing."""
     if name not in _MAKERS:
         raise Unsupported(f"a serializer is one of {', '.join(_MAKERS)}, not {name!r}")

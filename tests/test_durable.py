@@ -161,7 +161,7 @@ def test_what_was_stored_survives_the_process(address):
 
 @pytest.mark.parametrize("name", ["json", "msgpack", "cbor2", "pickle"])
 def test_each_serializer_gives_back_what_it_was_given(database, name):
-    kept = PDict(database, "kept", serializer_name=name)
+    kept = PDict(database, "kept", serializer=name)
     value = {"text": "张伟", "numbers": [1, -2.5, None, True], "deep": {"a": [{}]}}
     kept["a"] = value
     assert kept["a"] == value
@@ -171,14 +171,14 @@ def test_each_serializer_gives_back_what_it_was_given(database, name):
 def test_a_missing_package_is_named(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(Unsupported, match=f"pip install {name}"):
-        serializers.serializer(name)
+        serializers.named(name)
 
 
 def test_a_serializer_nobody_knows_is_refused_in_words():
     with pytest.raises(Unsupported, match="json, msgpack, cbor2, pickle"):
-        serializers.serializer("yaml")
+        serializers.named("yaml")
 
 
 def test_equal_dictionaries_are_equal_bytes_in_json():
-    dumps, _ = serializers.serializer("json")
+    dumps, _ = serializers.named("json")
     assert dumps({"a": 1, "b": 2}) == dumps({"b": 2, "a": 1})
