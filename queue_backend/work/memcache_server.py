@@ -27,6 +27,7 @@ import asyncio
 import logging
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -52,6 +53,9 @@ MOST_LINES = 4_096
 MOST_PUTS_UNDER_WAY = 64
 # What a client may have said ahead of what is answered, beyond one body.
 MOST_AHEAD_BYTES = 256 * 1024
+MOST_UNSAID_BYTES = 64 * 1024
+# Commands of one connection before the others have a turn.
+MOST_IN_ONE_GO = 64
 # Half a command, or answers that nobody reads, for this long: the connection is closed.
 PATIENCE_SECONDS = 60.0
 LOOK_EACH_SECONDS = 0.2
@@ -335,10 +339,13 @@ class OpenLine:
     async def _attend(self) -> None:
         try:
             with self.jobs.bell.heard_on_loop() as rung:
+                rang = True
                 while self._waiting:
                     rung.clear()
                     try:
-                        await self._serve()
+                        # Nobody rang: then a look, which locks nothing, mostly finds nothing.
+                        if rang or await self.jobs.head() is not None:
+                            await self._serve()
                     except NowServingError as error:
                         log.warning(
                             "%s: nobody is served: %s; tried again in %g s",
@@ -350,14 +357,13 @@ class OpenLine:
                         # Other processes do not ring here.
                         with suppress(TimeoutError):
                             await asyncio.wait_for(rung.wait(), LOOK_EACH_SECONDS)
+                    rang = rung.is_set()
         finally:
             self._attendant = None
 
     async def _serve(self) -> None:
-        while self._waiting and await self.jobs.head() is not None:
-            first = next(iter(self._waiting), None)
-            if first is None:
-                return
+        while self._waiting:
+            first = next(iter(self._waiting))
             lease = await self.jobs.claim(first.holder)
             if lease is None:
                 return
@@ -383,6 +389,8 @@ class _Connection(asyncio.Protocol):
         self._held: dict[str, tuple[OpenLine, Lease]] = {}
         self._puts: deque[tuple[Answer[Job], bool]] = deque()
         self._replies: list[bytes] = []
+        self._unsaid_bytes = 0
+        self._in_one_go = 0
         self.conversation: asyncio.Task[None] | None = None
         self._conversed = False
         self._lost = False
@@ -460,8 +468,12 @@ class _Connection(asyncio.Protocol):
             command = self._commands.next()
             if command is not None:
                 self.stuck_since = None
+                self._in_one_go += 1
+                if self._in_one_go >= MOST_IN_ONE_GO:
+                    self._in_one_go = 0
+                    await asyncio.sleep(0)
                 return command
-            if self._crowded:
+            if self._crowded and not self._transport.is_closing():
                 self._crowded = False
                 self._transport.resume_reading()
             await self._say()
@@ -502,6 +514,9 @@ class _Connection(asyncio.Protocol):
             reply = _trouble(error)
         if not noreply:
             self._replies.append(reply)
+            self._unsaid_bytes += len(reply)
+            if self._unsaid_bytes > MOST_UNSAID_BYTES:
+                await self._say()
 
     def _put(self, command: Set) -> None:
         self._server.sets += 1
@@ -577,9 +592,9 @@ class _Connection(asyncio.Protocol):
     async def _wait(
         self, lines: Sequence[OpenLine], wait_seconds: float
     ) -> tuple[OpenLine, Lease] | None:
+        await self._say()
         if self._gone or self._leaving:
             return None
-        await self._say()
         waiter = self._waiter = _Waiter(self._holder, self._loop.create_future())
         timer = self._loop.call_later(wait_seconds, self._stop_waiting)
         try:
@@ -648,6 +663,7 @@ class _Connection(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.write(b"".join(self._replies))
             self._replies.clear()
+            self._unsaid_bytes = 0
         while self._unread and not (self._gone or self._leaving):
             await self._sleep(stuck=True)
             self.stuck_since = self.stuck_since if self._unread else None
@@ -743,6 +759,8 @@ class QueueServer(TCPServer):
             stream.close()
             return
         self._accepted += 1
+        # A host that died without a word is found out some day.
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection = _Connection(self, f"{self._holder}/{self._accepted}")
         self.connections.add(connection)
         loop = asyncio.get_running_loop()
