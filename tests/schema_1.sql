@@ -78,7 +78,7 @@ CREATE TABLE tombstone (
 	reason TEXT NOT NULL,
 	PRIMARY KEY (line, number)
 );
-INSERT INTO "tombstone" VALUES('desk',5,'left',100.0,'{"en":"left"}');
+INSERT INTO "tombstone" VALUES('desk',5,'left',100.0,'{}');
 CREATE INDEX ix_tombstone_at ON tombstone (at);
 CREATE INDEX ix_audit_line ON audit (line);
 CREATE INDEX job_order ON job (line, state, pri, id);

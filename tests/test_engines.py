@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import delete, event, insert, select, text, update
@@ -24,30 +25,14 @@ from sqlalchemy.exc import OperationalError
 from queue_backend.database import SCHEMA_VERSION, Database, metadata, schema_version
 from queue_backend.engine import only_one_makes_tables, open_engine, passes_by_itself
 from queue_backend.errors import LineFull, Unavailable, Unsupported
-from queue_backend.ledger import Ledger, Recalled
-from queue_backend.work.job import JobState
+from queue_backend.ledger import Ledger, Recalled, Tombstone
+from queue_backend.work.job import JobState, Put
 from queue_backend.work.line import JobLine
 from queue_backend.work.schema import lines
 from tests import test_job_line, test_ledger
 from tests.processes import ROOT
 
 SERVERS = ("mariadb", "postgresql")
-
-
-def suite(module, *left_out):
-    """The tests of a module, and the fixtures they stand on, but for those about SQLite's file."""
-    found = {}
-    for name, thing in vars(module).items():
-        if name.startswith("test_") and name not in left_out:
-            if not {"path", "tmp_path"} & set(inspect.signature(thing).parameters):
-                found[name] = thing
-        elif type(thing).__name__ == "FixtureFunctionDefinition":
-            found[name] = thing
-    return found
-
-
-globals().update(suite(test_ledger, "test_a_record_replaces_and_does_not_heap_up"))
-globals().update(suite(test_job_line))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -98,6 +83,23 @@ def opened(address):
         database.close()
 
 
+def suite(module, *left_out):
+    """The tests of a module but for those about SQLite's file, and the fixtures they stand on,
+    unless there are our own."""
+    return {
+        name: thing
+        for name, thing in vars(module).items()
+        if name not in left_out
+        and name not in globals()
+        and (isinstance(thing, type(database)) or name.startswith("test_"))
+        and not {"path", "tmp_path"} & set(inspect.signature(thing).parameters)
+    }
+
+
+globals().update(suite(test_ledger, "test_a_record_replaces_and_does_not_heap_up"))
+globals().update(suite(test_job_line))
+
+
 class Program:
     """A small Python program in a process of its own: told words, and answering in JSON."""
 
@@ -109,25 +111,31 @@ class Program:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._input, self._output = self._child.stdin, self._child.stdout
+        # One that hangs is heard to have ended, rather than waited for without end.
+        self._patience = threading.Timer(180, self._child.kill)
+        self._patience.start()
 
     def tell(self, word):
-        self._child.stdin.write(f"{word}\n")
-        self._child.stdin.flush()
+        self._input.write(f"{word}\n")
+        self._input.flush()
 
     def hear(self):
-        said = self._child.stdout.readline()
+        said = self._output.readline()
         assert said, f"the program ended with {self._child.wait()}"
         return json.loads(said)
 
     def end(self):
         """Its exit code, after its input has ended."""
-        self._child.stdin.close()
+        self._input.close()
         try:
             return self._child.wait(30)
         finally:
+            self._patience.cancel()
             self._child.kill()
             self._child.wait()
-            self._child.stdout.close()
+            self._output.close()
 
 
 @contextlib.contextmanager
@@ -140,6 +148,12 @@ def programs(count, text, *arguments):
     finally:
         codes = [program.end() for program in started]
     assert codes == [0] * count
+
+
+def taken(line):
+    lease = line.reserve_blocking("worker")
+    assert lease is not None, "nothing to reserve"
+    return lease
 
 
 # What every engine must be able to hold
@@ -166,7 +180,7 @@ def test_args_and_bodies_of_16_megabytes_come_back_as_they_were(address):
     with opened(address) as database:
         line = JobLine(database, "desk", cap=1)
         line.put("t", args, body=body).result()
-        lease = line.reserve_blocking("worker")
+        lease = taken(line)
         assert lease.job.body == body and lease.job.args == args
         long_error = "é" * 100_000
         assert line.bury(lease, long_error).result().error == long_error
@@ -296,7 +310,7 @@ def test_a_database_of_schema_1_keeps_what_was_in_it(tmp_path, merged):
         with opened(f"sqlite:///{path}") as database:
             book, line = Ledger(database), JobLine(database, "desk", cap=2)
             assert asyncio.run(book.recall("desk")) == Recalled(42, 3, 7, b"roster")
-            assert asyncio.run(book.tombstone("desk", 5)).state == "left"
+            assert asyncio.run(book.tombstone("desk", 5)) == Tombstone(5, "left", 100.0, "{}")
             (job,) = line.snapshot().result()
             assert (job.id, job.key, job.args) == (1, "7-1", {"fields": {"account": "knolan"}})
             assert (job.state, job.body, job.tries) == (JobState.READY, None, None)
@@ -394,7 +408,7 @@ database.close()
 """
 
 
-def test_six_processes_never_run_three_at_once(address, record_property):
+def test_six_processes_never_run_three_at_once(address):
     with opened(address) as database:
         line = JobLine(database, "desk", cap=2)
         ids = [answer.result().id for answer in [line.put("short") for _ in range(200)]]
@@ -511,14 +525,14 @@ def test_connections_broken_while_idle_cost_nobody_an_answer(server, database):
     for each in {number.result(), number_of_writer.result()}:
         server.ask(server.end_connection.format(each))
     assert line.peek(job.id).result().id == job.id
-    assert line.reserve_blocking("worker").job.id == job.id
+    assert taken(line).job.id == job.id
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_server_that_went_away_and_came_back_has_what_was_answered(server, database, end):
     line = JobLine(database, "desk", cap=1)
     jobs = [line.put("t", key=str(number)).result() for number in range(5)]
-    lease = line.reserve_blocking("worker")
+    lease = taken(line)
     getattr(server, end)()
     try:
         for verb in (line.put("t"), line.peek(jobs[0].id), line.ack(lease), line.claim("other")):
@@ -528,6 +542,26 @@ def test_a_server_that_went_away_and_came_back_has_what_was_answered(server, dat
         server.start()
     assert line.ack(lease).result().state is JobState.DONE
     assert [job.id for job in line.snapshot().result()] == [job.id for job in jobs[1:]]
+
+
+def test_whoever_comes_second_with_the_first_job_of_a_line_waits_and_is_served(address):
+    """Both found no row for the line; one of them has made it, and has not committed yet."""
+    made, go_on = threading.Event(), threading.Event()
+
+    def make_the_row(connection):
+        connection.execute(insert(lines).values(name="desk", cap=1))
+        made.set()
+        go_on.wait(5)
+
+    with opened(address) as first, opened(address) as second:
+        making = first.write(make_the_row)
+        made.wait(5)
+        waiting = JobLine(second, "desk", cap=1).put("t")
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        go_on.set()
+        making.result()
+        assert waiting.result().created
 
 
 def test_a_deadlock_between_two_lines_gates_is_run_again_and_not_shown(server, database, tables):
@@ -559,6 +593,61 @@ def test_a_deadlock_between_two_lines_gates_is_run_again_and_not_shown(server, d
     assert len(runs) >= 3, "there was no deadlock"
     caps = database.read(lambda connection: connection.execute(select(lines.c.cap)).scalars().all())
     assert caps.result() == [3, 3]
+
+
+def test_lines_that_put_into_each_other_from_two_sides_lose_and_double_nothing(address):
+    """Claims and acks with the next stage, of four slots in two processes' databases: their
+    transactions take the two gates in every order."""
+    came: dict[str, list[int]] = {"a": [], "b": []}
+
+    def work(database, mine, other, holder):
+        line, next_line = JobLine(database, mine, cap=4), JobLine(database, other, cap=4)
+        while not (line.join_blocking(0) and next_line.join_blocking(0)):
+            lease = line.claim(holder).result()
+            if lease is None:
+                continue
+            number, left = json.loads(lease.job.body or b"")
+            came[mine].append(number)
+            then = Put("t", body=json.dumps([number, left - 1]).encode(), line=other)
+            line.ack(lease, then=[then] if left else []).result()
+
+    with opened(address) as first, opened(address) as second:
+        for name, start in (("a", 0), ("b", 100)):
+            line = JobLine(first, name, cap=4)
+            for number in range(start, start + 20):
+                line.put("t", body=json.dumps([number, 3]).encode()).result()
+        with ThreadPoolExecutor(8) as slots:
+            working = [
+                slots.submit(work, database, mine, other, f"{mine}-{number}")
+                for number, database in enumerate((first, second))
+                for mine, other in (("a", "b"), ("b", "a"))
+                for _ in range(2)
+            ]
+            for slot in working:
+                slot.result(60)
+    everyone = [*range(20), *range(100, 120)]
+    assert sorted(came["a"]) == sorted(came["b"]) == sorted(everyone * 2)
+
+
+def test_whoever_waits_too_long_for_a_lock_is_run_again(address, monkeypatch):
+    monkeypatch.setattr("queue_backend.engine.LOCK_SECONDS", 1)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold_the_gate(connection):
+        connection.execute(update(lines).where(lines.c.name == "desk").values(cap=1))
+        held.set()
+        go_on.wait(10)
+
+    with opened(address) as first, opened(address) as second:
+        JobLine(first, "desk", cap=1).put("t").result()
+        holding = first.write(hold_the_gate)
+        held.wait(5)
+        waiting = JobLine(second, "desk", cap=1).put("t")
+        with pytest.raises(TimeoutError):
+            waiting.result(1.3)
+        go_on.set()
+        holding.result()
+        assert waiting.result(5).created
 
 
 def test_only_what_passes_by_itself_is_run_again(server, database):
