@@ -48,6 +48,7 @@ class Reader:
         self.names = {"__name__": "__main__"}
         self.port = free_port()
         self.running = []
+        self.written = []
 
     def __enter__(self):
         return self
@@ -57,6 +58,8 @@ class Reader:
             process.send_signal(signal.SIGTERM)
         for process in self.running:
             process.wait(10)
+        for name in self.written:
+            sys.modules.pop(name, None)
 
     def with_own_port(self, text):
         """The page names the port that the server has by itself; here it may be taken."""
@@ -66,6 +69,7 @@ class Reader:
         name = re.match(r"# (\S+\.py)\n", block)
         assert name, f"{PAGE.name}:{line}: a file needs a first line with its name"
         (self.directory / name[1]).write_text(block)
+        self.written.append(name[1].removesuffix(".py"))
 
     def pycon(self, block, line):
         test = doctest.DocTestParser().get_doctest(block, self.names, PAGE.name, PAGE.name, line)
