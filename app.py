@@ -123,7 +123,9 @@ _CONFIG = click.option(
     type=click.Path(path_type=Path),
     help="Settings in TOML. Without it now-serving.toml is read, if it is there.",
 )
-_JOBS = click.option("--jobs", metavar="URL", help="Database of jobs and ledger: sqlite:///FILE.")
+_JOBS = click.option(
+    "--jobs", metavar="URL", help="Database of jobs and ledger: sqlite:///FILE, or a server's."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
