@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.browser import PHONE, Browser, Person
-from tests.processes import Serving
+from tests.processes import Serving, ended_together
 
 Serve = Callable[..., Serving]
 Somebody = Callable[..., Person]
@@ -200,6 +200,77 @@ def test_reload_second_tab_and_restarted_browser_keep_the_place(serve: Serve, tm
         person.reads("1 person is ahead of you.")
         assert ask_as(person)["line"]["waiting"] == 1
         assert browser.complaints() == []
+
+
+def test_an_operator_runs_the_work_line(serve: Serve, somebody: Somebody):
+    """A worker is killed in the middle of a request: it is not heard of any more, the request is
+    buried with its error, is kicked, and done. Meanwhile the line was paused and resumed."""
+    slow = room(slots=1, job_lease_seconds=1, job_grace_seconds=0.2, job_tries=1)
+    slow = slow.replace("= 0.3", "= 4").replace("= 0.6", "= 4.5")
+    server = serve("--no-worker", settings=slow)
+    worker = server.worker("killed")
+    workers = [worker]
+    with ended_together(workers):
+        karen, operator = somebody(server), somebody(server, screen=PHONE)
+        sign_in(operator, server)
+        operator.reads("No request is waiting, running or buried.", "Idle")
+        take(karen, "Karen Nolan")
+        karen.sees("called")
+        karen.press(HERE)
+        karen.fill("Account or full name", "zhangwei")
+        karen.press(LOOK_UP, inside="desk")
+        karen.sees("job")
+        reference = re.search(r"Reference: (\S+)\.", karen.text)
+        assert reference, karen.text
+        operator.reads(f"{reference[1]} {LOOK_UP}", "attempt 1 ·", "Busy")
+        assert operator.read("#jobs [data-state=reserved] .pill").startswith("Running")
+        worker.kill()
+        killed = time.monotonic()
+
+        operator.press("Pause the work line")
+        operator.fill("Reason", "The directory moves")
+        operator.press("Pause the work line", inside="stopping")
+        operator.reads("Requests are stopped: operator – The directory moves")
+        workers.append(server.worker("another"))
+        operator.reads("Waiting", "Idle", seconds=20)
+        assert karen.state == "job"
+
+        operator.press("Resume the work line")
+        operator.reads("It was begun more than once and never ended.")
+        assert operator.read("#jobs [data-state=buried] .pill") == "Buried"
+        karen.sees("failed")
+        karen.reads("It was begun more than once and never ended.", f"Reference: {reference[1]}.")
+
+        operator.press(f"Kick {reference[1]}")
+        operator.reads("operator kicked request", "operator resumed the work line")
+        karen.reload()
+        karen.sees("done")
+        karen.reads("张伟")
+        operator.reads("No request is waiting, running or buried.")
+        operator.reads("Not heard of", seconds=20 - (time.monotonic() - killed))
+        assert operator.count("#slots li") == 2
+        assert operator.script("return document.documentElement.scrollWidth") == PHONE[0]
+
+
+def test_a_reason_is_given_and_a_request_cancelled_without_scripts(
+    serve: Serve, somebody: Somebody
+):
+    server = serve("--no-worker", settings=room(**ONE_BY_ONE))
+    Program(server, "At The Desk").go_to_the_desk().finish()
+    twice = Program(server, "Taken Twice")
+    operator = somebody(server, scripts=False)
+    sign_in(operator, server)
+    operator.press("More for A-002")
+    operator.reads("A-002 Taken Twice", "The person reads the reason.")
+    operator.fill("Reason in English", "Taken twice")
+    operator.press("Remove A-002")
+    operator.reads("operator removed A-002 Taken twice")
+    assert twice.poll()["ticket"]["end"]["reason"] == "Taken twice"
+
+    operator.press(f"More for {operator.read('#jobs b')}")
+    operator.reads("It leaves the line for good")
+    operator.press("Cancel…", inside="job")
+    operator.reads("No request is waiting, running or buried.", "operator cancelled request 1")
 
 
 def test_leaving_asks_once_and_undo_gives_the_place_back(serve: Serve, somebody: Somebody):
