@@ -30,7 +30,9 @@ from queue_backend.work.job import JobState, Put
 from queue_backend.work.line import JobLine
 from queue_backend.work.schema import lines
 from tests import test_job_line, test_ledger
-from tests.processes import ROOT
+from tests.processes import ROOT, wait_until
+from tests.test_journeys import Program as Visitor
+from tests.test_journeys import room
 
 SERVERS = ("mariadb", "postgresql")
 
@@ -468,6 +470,17 @@ def test_two_processes_drain_500_to_exactly_500(address):
             taken = [id for program in started for id in program.hear()]
             assert sorted(taken) == ids
             assert line.join_blocking(0)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_whole_visit_with_jobs_and_ledger_on_a_server(serve, tables):
+    room_of_lines = serve("--jobs", tables, settings=room())
+    visitor = Visitor(room_of_lines, "Karen").go_to_the_desk()
+    visitor.finish()
+    wait_until("a result", 20, lambda: visitor.poll()["job"].get("result") == "done")
+    room_of_lines.stop()
+    room_of_lines.start()
+    assert visitor.poll()["job"].get("result") == "done"
 
 
 # What breaks
