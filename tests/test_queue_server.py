@@ -328,6 +328,21 @@ async def test_who_waited_longest_is_served_first(serving):
 
 
 @pytest.mark.usefixtures("no_looking_again")
+async def test_many_who_wait_share_commits(database, serving):
+    async with serving() as (server, connect):
+        clients = [await connect() for _ in range(40)]
+        for client in clients:
+            client.say(b"get ad/t=60000\r\n")
+        await waiting(server, "ad", 40)
+        putting = await connect()
+        before = database.commits
+        putting.say(b"".join(b"set ad 0 0 2 noreply\r\n%02d\r\n" % n for n in range(40)))
+        heard = [await client.hear() for client in clients]
+        assert sorted(each.split(b"\r\n")[1] for each in heard) == [b"%02d" % n for n in range(40)]
+        assert database.commits - before <= 20
+
+
+@pytest.mark.usefixtures("no_looking_again")
 async def test_who_waits_at_several_lines_gets_one_job(server, client, another):
     client.say(b"gets mail ad/t=60000\r\n")
     await waiting(server, "ad", 1)

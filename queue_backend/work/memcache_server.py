@@ -32,6 +32,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from tornado.iostream import IOStream, StreamClosedError
@@ -51,6 +52,7 @@ MOST_KEY_BYTES = 250
 MOST_LINE_BYTES = 8_192  # a `gets` of many lines; everything else is far shorter
 MOST_LINES = 4_096
 MOST_PUTS_UNDER_WAY = 64
+MOST_CLAIMS_AT_ONCE = 64
 # What a client may have said ahead of what is answered, beyond one body.
 MOST_AHEAD_BYTES = 256 * 1024
 MOST_UNSAID_BYTES = 64 * 1024
@@ -60,6 +62,7 @@ MOST_IN_ONE_GO = 64
 PATIENCE_SECONDS = 60.0
 LOOK_EACH_SECONDS = 0.2
 LONGEST_TTL_SECONDS = 30 * 86_400  # memcached's rule: more is a date
+LATEST_DATE = 10**10 - 1
 MOST_FLAGS = 2**32 - 1
 
 ERROR = b"ERROR\r\n"
@@ -216,7 +219,7 @@ class Commands:
             self._begun = Set(
                 line=_line_name(words[1]),
                 flags=_number(words[2], MOST_FLAGS),
-                exptime=sign * _number(exptime[sign < 0 :]),
+                exptime=sign * _number(exptime[sign < 0 :], LATEST_DATE),
                 body=b"",
                 noreply=words[-1] == b"noreply",
             )
@@ -336,23 +339,25 @@ class OpenLine:
         if self._attendant is not None:
             await self._attendant
 
+    @property
+    def is_waited_at(self) -> bool:
+        return bool(self._waiting)
+
     async def _attend(self) -> None:
+        trouble = ""
+        rang = True
         try:
             with self.jobs.bell.heard_on_loop() as rung:
-                rang = True
                 while self._waiting:
                     rung.clear()
                     try:
                         # Nobody rang: then a look, which locks nothing, mostly finds nothing.
                         if rang or await self.jobs.head() is not None:
                             await self._serve()
+                        trouble = ""
                     except NowServingError as error:
-                        log.warning(
-                            "%s: nobody is served: %s; tried again in %g s",
-                            self.jobs.name,
-                            error,
-                            LOOK_EACH_SECONDS,
-                        )
+                        if trouble != (trouble := str(error)):
+                            log.warning("%s: who waits is not served: %s", self.jobs.name, error)
                     if self._waiting:
                         # Other processes do not ring here.
                         with suppress(TimeoutError):
@@ -362,16 +367,28 @@ class OpenLine:
             self._attendant = None
 
     async def _serve(self) -> None:
+        # As long as there are jobs, ask for more of them at once: claims share a commit.
+        at_once = 1
         while self._waiting:
-            first = next(iter(self._waiting))
-            lease = await self.jobs.claim(first.holder)
-            if lease is None:
+            first = list(islice(self._waiting, at_once))
+            served = await asyncio.gather(*map(self._serve_one, first), return_exceptions=True)
+            for one in served:
+                if isinstance(one, BaseException):
+                    raise one
+            if not all(served):
                 return
-            self.leave(first)
-            if first.taken.done():
-                await self.jobs.release(lease)
-            else:
-                first.taken.set_result((self, lease))
+            at_once = min(2 * at_once, MOST_CLAIMS_AT_ONCE)
+
+    async def _serve_one(self, waiter: _Waiter) -> bool:
+        lease = await self.jobs.claim(waiter.holder)
+        if lease is None:
+            return False
+        self.leave(waiter)
+        if waiter.taken.done():
+            await self.jobs.release(lease)
+        else:
+            waiter.taken.set_result((self, lease))
+        return True
 
 
 # One connection
@@ -558,9 +575,11 @@ class _Connection(asyncio.Protocol):
                 if job is not None:
                     return _value(key, job, command.with_cas)
             elif not self._holds(name):
-                lease = await line.jobs.claim(self._holder)
-                if lease is not None:
-                    return await self._take(line, lease, key, command.with_cas)
+                # Who will wait goes behind those who wait already.
+                if not (wait_seconds and line.is_waited_at):
+                    lease = await line.jobs.claim(self._holder)
+                    if lease is not None:
+                        return await self._take(line, lease, key, command.with_cas)
                 lines.append((line, key))
                 longest_wait_seconds = max(longest_wait_seconds, wait_seconds)
         if longest_wait_seconds and lines:
