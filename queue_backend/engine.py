@@ -176,7 +176,9 @@ def _open_server(address: URL) -> Engine:
             "read_timeout": SILENCE_SECONDS,
             "write_timeout": SILENCE_SECONDS,
             "charset": "utf8mb4",
-            "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}",
+            # Some houses set theirs up to cut off, silently, what is too long for a column.
+            "init_command": "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
+            f"SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}",
         }
     else:
         ours = {

@@ -188,6 +188,22 @@ def test_args_and_bodies_of_16_megabytes_come_back_as_they_were(address):
         assert line.bury(lease, long_error).result().error == long_error
 
 
+def test_what_is_too_long_is_refused_and_not_cut_off(mariadb):
+    ((usual,),) = mariadb.ask("SELECT @@GLOBAL.sql_mode")
+    mariadb.ask("SET GLOBAL sql_mode = ''")
+    address = mariadb.new_database()
+    with opened(address) as database:
+        with pytest.raises(Unavailable):
+            database.write(
+                lambda connection: connection.execute(
+                    insert(lines).values(name="x" * 65, cap=1)
+                ).close()
+            ).result()
+        assert database.read(names_of_lines).result() == []
+    mariadb.drop(address)
+    mariadb.ask(f"SET GLOBAL sql_mode = '{usual}'")
+
+
 def test_times_are_kept_to_the_microsecond(address, clock):
     wall = 1_700_000_000.123456
     clock.tick(wall - clock.wall())
