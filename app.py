@@ -77,7 +77,6 @@ from queue_backend.people.roster import Work, percentile
 from queue_backend.people.rules import Rules
 from queue_backend.people.store import Store
 from queue_backend.people.ticket import TicketSigner
-from queue_backend.work.beanstalk import is_beanstalk, refuse
 from queue_backend.work.handler import Handlers
 from queue_backend.work.job import JobStats
 from queue_backend.work.line import JobLine
@@ -601,8 +600,6 @@ class Rooms:
     def __init__(
         self, settings: Settings, to_close: contextlib.AsyncExitStack, with_worker: bool
     ) -> None:
-        if is_beanstalk(settings.jobs_url):
-            refuse("people")
         self.clock = SystemClock()
         self.process = _this_process()
         self.keyring = Keyring.at(settings.data_directory / "keyring")

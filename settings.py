@@ -62,6 +62,15 @@ def _store(text: str) -> str:
     return text
 
 
+def _jobs(text: str) -> str:
+    if text.startswith("beanstalk:"):
+        raise ValueError(
+            "a beanstalkd can keep the jobs of tasks (`worker MODULE... --jobs`), and not those of"
+            " the waiting room: it has no cap, no keys and no ledger; give a database"
+        )
+    return text
+
+
 def _public_url(text: str) -> str:
     if text and not re.fullmatch(r"https?://[^/\s?#]+", text):
         raise ValueError("a public address is `https://host` or `https://host:port`, no path")
@@ -209,7 +218,7 @@ class Settings(BaseSettings):
     data_directory: Path = Field(
         default=Path("data"), description="checkpoints, jobs, secrets; on a disk"
     )
-    jobs: str = Field(
+    jobs: Annotated[str, AfterValidator(_jobs)] = Field(
         default="",
         description="database of jobs and ledger; unset: now-serving.db in data_directory",
     )

@@ -69,18 +69,32 @@ SILENCE_SECONDS = 5.0
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,199}")
 
 Need = Literal[
-    "cap", "durable", "join", "key", "once", "people", "position", "then", "ttl", "turn", "update"
+    "cap",
+    "depth",
+    "durable",
+    "join",
+    "keep_seconds",
+    "key",
+    "lifo",
+    "once",
+    "position",
+    "then",
+    "ttl",
+    "turn",
+    "update",
 ]
 
 # What is asked of other engines and cannot be had from this one, each in a sentence.
 CANNOT: Mapping[Need, str] = {
     "cap": "counts no running jobs: as many run at once as slots are started, on all hosts",
+    "depth": "knows no end of a line but that of its memory",
     "durable": "forgets every job when it ends, unless it is started with -b DIRECTORY; to use it"
     " nevertheless, say ?durable=no behind its address",
     "join": "does not tell when a line has become empty",
+    "keep_seconds": "keeps no job that is done",
     "key": "keeps no keys: the same job put twice runs twice",
+    "lifo": "gives the oldest job first",
     "once": "keeps no keys: the same job put twice runs twice",
-    "people": "keeps no tickets, no keys and no ledger, on which the waiting room stands",
     "position": "does not tell where in the line a job is",
     "then": "cannot end a job and put the next stage in one step: dying in between would lose it",
     "ttl": "lets no waiting job expire",
@@ -106,17 +120,28 @@ def open_line(
     name: str,
     *,
     needs: Iterable[Need] = (),
+    cap: int | None = None,
+    depth: int | None = None,
+    keep_seconds: float | None = None,
+    order: Literal["fifo", "lifo"] = "fifo",
     lease_seconds: float = 30,
     grace_seconds: float = 5,
     tries: int = 4,
     backoff_seconds: float = 600,
 ) -> "BeanstalkLine":
     """The line `name` of the beanstalkd at `beanstalk://HOST:PORT`, which answers and keeps what
-    it is given. Say by `needs` what the program is going to ask of the line.
+    it is given. Say by `needs` what the program is going to ask of the line; the rules are those
+    of JobLine, so that what cannot be had is refused and not passed over.
 
     Raises Unsupported in words when it cannot be had, Unavailable when the server is away.
     """
-    refuse(*needs)
+    rules: dict[Need, bool] = {
+        "cap": cap is not None,
+        "depth": depth is not None,
+        "keep_seconds": keep_seconds is not None,
+        "lifo": order == "lifo",
+    }
+    refuse(*needs, *(need for need, is_asked in rules.items() if is_asked))
     line = BeanstalkLine(
         url,
         name,
@@ -346,8 +371,8 @@ class BeanstalkLine:
                 client.touch(grip.job)
             except OSError as error:
                 grip.wire.let_go(hang_up=True)
-                raise _lease_lost(lease) from error
-            deadline = self._until(grip, before, grip.time_to_run, lease_seconds)
+                raise _lease_lost(lease.job.id) from error
+            deadline = self._until(grip, before, lease_seconds)
             job = lease.job if step is None else replace(lease.job, step=step)
             now = self._clock.wall()
             return _Held(replace(job, due=now + grip.gone_at - before), deadline, grip)
@@ -482,8 +507,7 @@ class BeanstalkLine:
 
     @property
     def _time_to_run(self) -> int:
-        # Whole seconds, and what is left of them is told in whole seconds: hence one more.
-        return math.ceil(self.lease_seconds + self._grace_seconds) + 1
+        return _whole(self.lease_seconds + self._grace_seconds)
 
     def _new_wire(self) -> "_Wire":
         with self._opening:
@@ -534,8 +558,10 @@ class BeanstalkLine:
         lease_seconds: float | None,
     ) -> Lease | None:
         """A lease on what was just reserved; None when it has used up its tries, and was buried."""
-        # The time that is left was counted after this moment, however long the answer took.
+        # How long ago it was reserved nobody tells. A touch begins its time anew, and not before
+        # this moment, however late the answers come.
         before = self._clock.monotonic()
+        client.touch(job)
         told = client.stats_job(job.id)
         self._newest_id = max(self._newest_id, job.id)
         now = self._clock.wall()
@@ -546,14 +572,12 @@ class BeanstalkLine:
             self._bury(client, grip, replace(shown, error="lease-lapsed"))
             return None
         wire.grip = grip
-        deadline = self._until(grip, before, told["time-left"], lease_seconds)
+        deadline = self._until(grip, before, lease_seconds)
         return _Held(replace(shown, due=now + grip.gone_at - before), deadline, grip)
 
-    def _until(
-        self, grip: "_Grip", before: float, left_seconds: float, lease_seconds: float | None
-    ) -> float:
+    def _until(self, grip: "_Grip", before: float, lease_seconds: float | None) -> float:
         lasts_seconds = lease_seconds or self.lease_seconds
-        grip.gone_at = before + min(lasts_seconds + self._grace_seconds, left_seconds)
+        grip.gone_at = before + min(lasts_seconds + self._grace_seconds, grip.time_to_run)
         return min(before + lasts_seconds, grip.gone_at)
 
     def _in_hand(
@@ -562,22 +586,21 @@ class BeanstalkLine:
         """Say something about the job on the one connection that has it."""
         grip = lease.grip if isinstance(lease, _Held) else None
 
+        if grip is None or grip.wire.grip is not grip:
+            # Not asked on the wire: another reserve may be waiting on it by now.
+            lost: Answer[T] = Answer()
+            lost.set_exception(_lease_lost(lease.job.id))
+            return lost
+
         def say_it(client: "greenstalk.Client[bytes]") -> T:
-            if grip is None or grip.wire.grip is not grip:
-                raise _lease_lost(lease)
             try:
                 return say(client, grip)
             except greenstalk.NotFoundError as error:
                 # Its time was over there sooner than here.
                 grip.wire.let_go()
-                raise _lease_lost(lease) from error
+                raise _lease_lost(lease.job.id) from error
 
-        if grip is None or grip.wire.grip is not grip:
-            # Not on the wire: another reserve may be waiting on it by now.
-            lost: Answer[T] = Answer()
-            lost.set_exception(_lease_lost(lease))
-            return lost
-        return grip.wire.ask(say_it)
+        return grip.wire.ask(say_it, grip)
 
     def _bury(self, client: "greenstalk.Client[bytes]", grip: "_Grip", job: Job) -> Job:
         client.bury(grip.job, grip.pri)
@@ -655,15 +678,18 @@ class _Wire:
         self._thread = Thread(target=self._listen, name=f"beanstalkd-{tube}", daemon=True)
         self._thread.start()
 
-    def ask(self, say: "Callable[[greenstalk.Client[bytes]], T]") -> Answer[T]:
-        """Say it after all that was asked before."""
+    def ask(
+        self, say: "Callable[[greenstalk.Client[bytes]], T]", grip: "_Grip | None" = None
+    ) -> Answer[T]:
+        """Say it after all that was asked before. About a job in hand it is said on the very
+        connection that has it, or not at all: with another the server may take it for anybody."""
         answer: Answer[T] = Answer()
 
         def turn() -> None:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
-                said = self._spoken(say)
+                said = self._spoken(say, grip)
             except Exception as error:
                 answer.set_exception(error)
             else:
@@ -720,8 +746,11 @@ class _Wire:
             return None
         return max(0.0, self.grip.gone_at - self._clock.monotonic())
 
-    def _spoken(self, say: "Callable[[greenstalk.Client[bytes]], T]") -> T:
+    def _spoken(self, say: "Callable[[greenstalk.Client[bytes]], T]", grip: "_Grip | None") -> T:
         try:
+            self._look_up()
+            if grip is not None and self.grip is not grip:
+                raise _lease_lost(grip.job.id)
             return say(self._connected())
         except (NowServingError, greenstalk.NotFoundError):
             raise
@@ -738,13 +767,14 @@ class _Wire:
             self.let_go(hang_up=True)
             raise
 
+    def _look_up(self) -> None:
+        """What happened since the last word: the lease may be over, the connection ended. In
+        either case the server has the job back."""
+        is_over = self.grip is not None and self._seconds_left() == 0
+        if is_over or (self._socket is not None and _has_ended(self._socket)):
+            self.let_go(hang_up=True)
+
     def _connected(self) -> "greenstalk.Client[bytes]":
-        """The connection; a new one if it ended since it was last used."""
-        if self.grip is not None and self._seconds_left() == 0:
-            self.let_go(hang_up=True)
-        if self._socket is not None and _has_ended(self._socket):
-            # A job in hand went back with it. Whoever asks for that finds its grip gone.
-            self.let_go(hang_up=True)
         if self._closed:
             raise ConnectionError("the line is closed")
         if self._client is None:
@@ -756,9 +786,11 @@ class _Wire:
                     raise ConnectionError("the line is closed")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client = greenstalk.Client(
-                connection, encoding=None, use=self._tube, watch=self._tube
-            )
+            self._client = client = greenstalk.Client(connection, encoding=None)
+            if self._tube != greenstalk.DEFAULT_TUBE:
+                client.use(self._tube)
+                client.watch(self._tube)
+                client.ignore(greenstalk.DEFAULT_TUBE)
         self.expect_answer_within(SILENCE_SECONDS)
         return self._client
 
@@ -809,8 +841,8 @@ def _has_ended(connection: socket.socket) -> bool:
     return True
 
 
-def _lease_lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"job {lease.job.id}, attempt {lease.job.attempt}: the lease is lost")
+def _lease_lost(id: int) -> LeaseLost:
+    return LeaseLost(f"job {id}: the lease is lost")
 
 
 def _whole(seconds: float) -> int:
