@@ -1,4 +1,4 @@
-"""The servers that are asked over the wire, each started for a run and ended after it."""
+"""The servers and workers that are measured, each started for a run and ended after it."""
 
 import contextlib
 import os
@@ -50,14 +50,23 @@ def synced_beanstalkd(directory: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def worker(directory: Path, url: str, line: str, slots: int) -> Iterator[None]:
+    """A worker of `bench.tasks`."""
+    process = Process(directory, f"worker-{line}")
+    command = [sys.executable, str(ROOT / "app.py"), "worker", "bench.tasks", "--jobs", url]
+    process.spawn([*command, "--line", line, "--slots", str(slots)], _environment(directory))
+    try:
+        wait_until(process.name, 20, lambda: not process.running or "Working" in process.output)
+        assert process.running, f"{process.name} ended with {process.wait()}\n{process.log}"
+        yield
+    finally:
+        process.kill()
+
+
+@contextlib.contextmanager
 def _running(directory: Path, name: str, command: Sequence[str], port: int) -> Iterator[Server]:
     process = Process(directory, name)
-    # The variables of whoever measures must not reach the server that is measured.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")
-    }
-    environment["NOWSERVING_DATA_DIRECTORY"] = str(directory / "data")
-    process.spawn(command, environment)
+    process.spawn(command, _environment(directory))
     try:
         wait_until(f"{name} on port {port}", 20, lambda: not process.running or _answers(port))
         assert process.running, f"{name} ended with {process.wait()}\n{process.log}"
@@ -69,3 +78,11 @@ def _running(directory: Path, name: str, command: Sequence[str], port: int) -> I
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    # The variables of whoever measures must not reach the server that is measured.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")
+    }
+    return environment | {"NOWSERVING_DATA_DIRECTORY": str(directory / "data")}

@@ -8,12 +8,13 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench import loads, servers, syncs, wire
+from bench import loads, servers, syncs, tasks, wire
 from bench.bar import Bar, at_least, at_most
 from bench.crew import Crew, most_at_once
 from bench.progress import say, table
@@ -29,8 +30,10 @@ from bench.queues import (
 )
 from bench.rounds import middle, ratio, rounds
 from bench.servers import Server
+from queue_backend.work.task import Task
 
 Row = dict[str, object]
+Nap = Task[[int], Any]
 
 # What the paper on the field measured with one client: RedQueue, mended so that it syncs. Its
 # rates hold for that machine; they are carried over to this one by persist-queue, of which the
@@ -55,6 +58,7 @@ def bench(directory: Path, *, rounds: int, items: int) -> tuple[list[Row], list[
         beanstalkd,
         over_the_wire,
         cap,
+        naps,
         snapshot,
         beside_workers,
         durability,
@@ -314,6 +318,41 @@ def cap(directory: Path, count: int, items: int) -> tuple[list[Row], list[Bar]]:
     return [row], [
         at_most(2, "most at once under a cap of 2, six processes", most),
         at_most(1.6, "wall over ideal under a cap of 2, six processes", wall),
+    ]
+
+
+def naps(directory: Path, count: int, items: int) -> tuple[list[Row], list[Bar]]:
+    """seconds from the first put to the last end, of jobs of a second in workers' processes"""
+
+    def turn(put: Nap, last: Nap, slots: Mapping[str, int], jobs: int, at: int) -> float:
+        where = directory / f"{put.line}-{at}"
+        tasks.jobs.url = f"sqlite:///{where / 'naps.db'}"
+        with ExitStack() as running:
+            running.callback(tasks.jobs.close)
+            for line, many in slots.items():
+                running.enter_context(servers.worker(where, tasks.jobs.url, line, many))
+            began = time.time()
+            for job in range(jobs):
+                put.put(job)
+            assert all(tasks.jobs.join(line, 60) for line in slots), "the workers are stuck"
+            ended = [
+                tasks.jobs.line(last.line).find(f"{last.name}:{job}").result()
+                for job in range(jobs)
+            ]
+            return max(job.done_at or 0 for job in ended if job) - began
+
+    one, two = "10 jobs in 10 slots", "5 jobs through two stages of 5 slots"
+    figures = rounds(
+        count,
+        {
+            one: partial(turn, tasks.nap, tasks.nap, {"nap": 10}, 10),
+            two: partial(turn, tasks.first, tasks.second, {"first": 5, "second": 5}, 5),
+        },
+    )
+    rows: list[Row] = [{"load": name, "seconds": middle(figures, name)} for name in (one, two)]
+    return rows, [
+        at_most(1.3, f"{one}, of 1 s each, s", middle(figures, one)),
+        at_most(2.4, f"{two}, of 1 s each, s", middle(figures, two)),
     ]
 
 
