@@ -317,7 +317,9 @@ def test_what_needs_words_is_asked_for_by_a_link_and_filled_in_without_a_script(
         one = f"/admin/lines/desk/tickets/42/{verb}"
         assert "hidden" not in next(parsed.all("button", formaction=one))
     assert list(parsed.all("button", formaction="/admin/lines/desk/jobs/17/cancel"))
-    assert "popover" not in next(parsed.all("div", id="more"))
+    for asked in ("more", "job"):
+        assert "popover" not in next(parsed.all("div", id=asked, role="region"))
+        assert list(Parsed(of("admin-busy")).all("div", id=asked, role="dialog"))
 
 
 def test_a_request_says_its_error_and_where_it_runs():
