@@ -257,15 +257,15 @@ class Task(Generic[P, R]):
         self._signature = inspect.Signature(
             [parameter for parameter in parameters.values() if parameter.name != "job"]
         )
-        if len(self.name) > LONGEST_NAME:
-            raise ValueError(
-                f"{self.name} is longer than {LONGEST_NAME} characters; give it a shorter `name`"
-            )
         if inspect.iscoroutinefunction(function):
             raise TypeError(f"{self.name} is a coroutine function; a task runs in a thread")
         for parameter in self._signature.parameters.values():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
                 raise TypeError(f"{self.name}: arguments are put by name, {parameter} has none")
+        if len(self.name) > LONGEST_NAME:
+            raise ValueError(
+                f"{self.name} is longer than {LONGEST_NAME} characters; give it a shorter `name`"
+            )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
