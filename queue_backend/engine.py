@@ -52,8 +52,9 @@ from queue_backend.errors import Unavailable, Unsupported
 # How long one waits for another's transaction before the whole is run again.
 LOCK_SECONDS = 5
 CONNECT_SECONDS = 5
-# A server that says nothing for so long is gone, whatever the network believes. Longer than
-# any wait for a lock, else the wait would be taken for silence.
+# A server that says nothing for so long is gone. Longer than any wait for a lock, else the wait
+# would be taken for silence. PostgreSQL's library notices only when the network is silent; a
+# server that is frozen and still connected is waited for.
 SILENCE_SECONDS = 20
 SCHEMA_LOCK_SECONDS = 15
 

@@ -593,6 +593,22 @@ def test_whoever_comes_second_with_the_first_job_of_a_line_waits_and_is_served(a
         assert waiting.result().created
 
 
+def test_a_frozen_server_is_given_up_and_works_again(mariadb, monkeypatch):
+    monkeypatch.setattr("queue_backend.engine.SILENCE_SECONDS", 1)
+    address = mariadb.new_database()
+    with opened(address) as database:
+        line = JobLine(database, "desk", cap=1)
+        line.put("t", key="before").result()
+        mariadb.hold()
+        try:
+            with pytest.raises(Unavailable):
+                line.put("t", key="meanwhile").result(15)
+        finally:
+            mariadb.go_on()
+        assert line.put("t", key="after").result(15).created
+    mariadb.drop(address)
+
+
 def test_a_deadlock_between_two_lines_gates_is_run_again_and_not_shown(server, database, tables):
     """Two finish a job and put the next stage into the other's line: each holds what the other
     wants."""
