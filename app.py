@@ -1028,7 +1028,7 @@ async def work_on_tasks(at_work: TasksOfLine, slots: int, grace_seconds: float) 
     async with contextlib.AsyncExitStack() as to_close:
         to_close.callback(at_work.jobs.close)
         worker = Worker(
-            at_work.jobs.line(at_work.line),
+            at_work.jobs.opened(at_work.line),
             Handlers(at_work.tasks, clock),
             holder=_this_process(),
             clock=clock,

@@ -15,13 +15,14 @@ import pytest
 
 from queue_backend.clock import SystemClock
 from queue_backend.database import Database
-from queue_backend.errors import BadInput, LeaseLost
+from queue_backend.errors import BadInput, LeaseLost, NotFound, Unsupported
 from queue_backend.work.handler import Handlers
 from queue_backend.work.job import JobState, Lease
 from queue_backend.work.line import JobLine
 from queue_backend.work.task import Jobs, current_job, then
 from queue_backend.work.worker import Worker
-from tests.processes import ROOT, Process, ended_together, wait_until
+from tests.conftest import must_be_installed
+from tests.processes import ROOT, Beanstalkd, Process, ended_together, wait_until
 from tests.work_cases import TurnedClock, open_line
 
 BACKOFF = 60
@@ -777,6 +778,47 @@ def test_a_worker_can_be_pointed_to_another_database(worker, tmp_path, url):
     worker.start("--jobs", other.url)
     wait_for(other.line("ad"), job, JobState.DONE)
     other.close()
+
+
+# In a beanstalkd
+
+
+@pytest.fixture
+def beanstalkd(tmp_path):
+    must_be_installed(Beanstalkd.installed(), "beanstalkd")
+    with Beanstalkd(tmp_path / "beanstalkd") as server:
+        yield server
+
+
+def test_tasks_may_wait_in_a_beanstalkd(worker, beanstalkd):
+    (worker.directory / "shop.py").write_text(SHOP.replace("key=lambda account: account", ""))
+    worker.url = beanstalkd.url
+    worker.start("--slots", "2")
+    jobs = Jobs(beanstalkd.url)
+    copy = jobs.task("ad", name="shop.nap")(lambda seconds: None)
+    unknown = jobs.task("ad", name="shop.make_coffee")(lambda: None)
+    staged = jobs.task("ad", name="shop.apart")(lambda how: None)
+    puts = [copy.put(0), unknown.put(), staged.put("then")]
+
+    def stats():
+        return jobs.opened("ad").stats().result()
+
+    wait_until("two to be buried", 30, lambda: stats().buried == 2 and not stats().reserved)
+    with pytest.raises(NotFound):  # done, and not kept
+        jobs.opened("ad").peek(puts[0].id).result()
+    assert "cannot end a job and put the next stage in one step" in worker.log
+    with pytest.raises(Unsupported):
+        jobs.join("ad")
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0, worker.log
+    jobs.close()
+
+
+def test_what_beanstalkd_cannot_promise_is_refused_at_the_start(worker, beanstalkd):
+    worker.url = beanstalkd.url
+    worker.start(ready=False)
+    assert worker.wait() == 2
+    assert "beanstalkd keeps no keys" in worker.log
 
 
 # Killed at any moment: many short processes, forked from one that has imported all they need

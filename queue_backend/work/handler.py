@@ -37,6 +37,7 @@ from typing import Any, BinaryIO
 
 from queue_backend.answer import Answer
 from queue_backend.clock import Clock, SystemClock
+from queue_backend.errors import Unsupported
 from queue_backend.work.job import Put
 from queue_backend.work.task import JobInHand, Task, Then, in_hand, tasks_of
 from queue_backend.work.worker import Held
@@ -93,7 +94,13 @@ class Handlers:
             return
         end = await (self._in_child if task.process else self._in_thread)(task, held)
         if end.error is None:
-            await held.ack(end.result, then=end.puts)
+            try:
+                await held.ack(end.result, then=end.puts)
+            except Unsupported as error:
+                # Stages, in a line that cannot put them with the end of the one before.
+                await held.bury(str(error))
+                return
+            task.jobs.ring_for(end.puts)
             log.info("job %d: %s is done", job.id, job.task)
         elif held.job.stop_asked:
             await held.bury(f"cancelled; {end.error}")

@@ -40,7 +40,8 @@ from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 from queue_backend.answer import Answer
 from queue_backend.clock import SystemClock
 from queue_backend.database import Database
-from queue_backend.errors import BadInput
+from queue_backend.errors import BadInput, Unsupported
+from queue_backend.work.beanstalk import BeanstalkLine, is_beanstalk, open_line
 from queue_backend.work.job import Job, Put
 from queue_backend.work.line import JobLine
 
@@ -135,9 +136,9 @@ class Jobs:
         self.tasks: dict[str, Task[..., Any]] = {}
         self._synchronous = synchronous
         self._rules: dict[str, LineRules] = {}
-        self._lines: dict[str, JobLine] = {}
+        self._lines: dict[str, JobLine | BeanstalkLine] = {}
         self._database: Database | None = None
-        self._of_parents: list[Database] = []
+        self._of_parents: list[object] = []
         self._opening = threading.RLock()
         os.register_at_fork(after_in_child=self._begin_anew)
 
@@ -184,18 +185,32 @@ class Jobs:
 
     def line(self, name: str) -> JobLine:
         """The line itself, with all its verbs. Opens the database."""
+        line = self.opened(name)
+        if isinstance(line, BeanstalkLine):
+            raise Unsupported(f"{name}: a line in beanstalkd has not all verbs; `opened` gives it")
+        return line
+
+    def opened(self, name: str) -> JobLine | BeanstalkLine:
+        """The line with what verbs its engine has. Raises Unsupported, in words, where tasks or
+        rules ask for what that cannot promise."""
         with self._opening:
             if name not in self._lines:
-                if self._database is None:
-                    self._database = Database(self.url, self._synchronous)
-                rules: LineRules = {"cap": None, **self._rules.get(name, {})}
-                self._lines[name] = JobLine(self._database, name, **rules)
+                self._lines[name] = self._open(name)
             return self._lines[name]
+
+    def _open(self, name: str) -> JobLine | BeanstalkLine:
+        rules: LineRules = {"cap": None, **self._rules.get(name, {})}
+        if is_beanstalk(self.url):
+            keyed = any(task.has_keys for task in self.tasks.values() if task.line == name)
+            return open_line(self.url, name, needs=["key"] if keyed else [], **rules)
+        if self._database is None:
+            self._database = Database(self.url, self._synchronous)
+        return JobLine(self._database, name, **rules)
 
     def put(self, put: Put) -> Answer[Job]:
         """Put what a task's `later` described, changed as one likes (`replace(...,
         delay_seconds=60)`). To be awaited on an event loop, or asked for its `.result()`."""
-        return self.line(put.line).put(
+        return self.opened(put.line).put(
             put.task,
             put.args,
             body=put.body,
@@ -206,6 +221,14 @@ class Jobs:
             tries=put.tries,
         )
 
+    def ring_for(self, puts: Iterable[Put]) -> None:
+        """Wake who waits in this process for what was just put by an ack: that rings the bell of
+        its own line only."""
+        for name in {put.line for put in puts}:
+            line = self._lines.get(name)
+            if isinstance(line, JobLine):
+                line.bell.ring()
+
     def join(self, line: str, timeout_seconds: float | None = None) -> bool:
         """Wait until no job of the line waits or runs. False: not in time."""
         return self.line(line).join_blocking(timeout_seconds)
@@ -213,19 +236,21 @@ class Jobs:
     def close(self) -> None:
         """Write what still waits and close the database; it opens again when it is needed."""
         with self._opening:
+            lines, self._lines = self._lines, {}
             database, self._database = self._database, None
-            self._lines.clear()
+        for line in lines.values():
+            if isinstance(line, BeanstalkLine):
+                line.close()
         if database is not None:
             database.close()
 
     def _begin_anew(self) -> None:
-        # A thread of the parent may have held the lock. And the parent's database is kept rather
-        # than dropped: to close its file here would disturb the parent's locks on it.
+        # A thread of the parent may have held the lock. And what the parent has open is kept
+        # rather than dropped: to close its file here would disturb the parent's locks on it.
         self._opening = threading.RLock()
+        self._of_parents += [self._database, *self._lines.values()]
         self._lines = {}
-        if self._database is not None:
-            self._of_parents.append(self._database)
-            self._database = None
+        self._database = None
 
 
 class Task(Generic[P, R]):
@@ -250,6 +275,7 @@ class Task(Generic[P, R]):
         self.name = name or f"{self.module}.{function.__qualname__}"
         self.limit_seconds = limit_seconds
         self.process = process
+        self.has_keys = key is not None
         self._key = key
         self._tries = tries
         parameters = inspect.signature(function).parameters

@@ -74,6 +74,13 @@ class KeptLine(Protocol):
     def report(self, holder: str, views: Sequence[SlotView]) -> Awaitable[None]: ...
 
 
+@runtime_checkable
+class LineThatSticks(Protocol):
+    """A line whose leases may fail to lapse, and which tells in the log whose did: beanstalkd."""
+
+    def stuck(self) -> Awaitable[Sequence[Job]]: ...
+
+
 class Held:
     """One job in one slot's hand. Its lease is renewed until the hand is empty again, or until
     `let_lapse` is called."""
@@ -246,6 +253,8 @@ class Worker:
         """One round of what is due now and then."""
         if isinstance(self._jobs, KeptLine):
             await self._jobs.purge()
+        if isinstance(self._jobs, LineThatSticks):
+            await self._jobs.stuck()
         await self._craft.keep_house()
 
     # Loops
