@@ -65,7 +65,7 @@ def bench(directory: Path, *, rounds: int, items: int) -> tuple[list[Row], list[
     ):
         say(f"work: {measure.__doc__}")
         found, judged = measure(directory / measure.__name__, rounds, items)
-        rows += found
+        rows += [{"measure": measure.__name__, **row} for row in found]
         bars += judged
         head = list(found[0])
         cells = [[_shown(row[column]) for column in head] for row in found]
