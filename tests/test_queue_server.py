@@ -577,6 +577,23 @@ async def test_puts_said_in_one_breath_share_commits(database, client):
         await client.ask(b"delete ad\r\n")
 
 
+async def test_who_says_more_than_is_kept_ahead_is_heard_out(server, client):
+    said = b"set ad 0 0 %d\r\n%b\r\n" % (MAX_BODY, bytes(MAX_BODY))
+    each = 300
+    assert each * len(said) > 2 * memcache_server.MOST_AHEAD_BYTES
+    client.say(said * each)
+    for _ in range(each):
+        assert await client.hear() == b"STORED\r\n"
+    await counted(server, "ad", ready=each)
+
+
+async def test_who_says_much_holds_up_nobody_else(client, another):
+    client.say(b"version\r\n" * 20_000)
+    await client.hear()
+    assert (await another.ask(b"version\r\n")).startswith(b"VERSION")
+    assert len(client.reader._buffer) < 10_000 * len(b"VERSION 1.0.0\r\n")
+
+
 async def test_a_refusal_in_the_middle_of_a_breath_keeps_its_place(serving):
     async with serving(depth=2) as (_, connect):
         client = await connect()
@@ -601,9 +618,11 @@ async def test_who_does_not_read_holds_up_nobody_else(serving, clock):
         slow.say(b"get ad/peek\r\n" * 50)
 
         async def stuck():
-            return any(each._unread for each in server.connections)
+            return [each for each in server.connections if each._unread]
 
-        await until(stuck)
+        [answering] = await until(stuck)
+        # Of the 50 MiB that it asked for only what is being read is kept ready.
+        assert answering._transport.get_write_buffer_size() < 3 * 2**20
         await client.put("mail", b"m")
         assert await client.get("mail") == b"m"
         await server.round()
