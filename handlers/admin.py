@@ -28,7 +28,7 @@ from queue_backend.work.line import JobLine
 ROWS_A_PAGE = 100
 MOST_ROWS_A_PAGE = 500
 LONGEST_TEXT = 200
-JOBS_LOOKED_AT = 500
+JOBS_LOOKED_AT = 200
 
 
 class Told:
