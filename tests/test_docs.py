@@ -57,7 +57,7 @@ class Reader:
         for process in self.running:
             process.send_signal(signal.SIGTERM)
         for process in self.running:
-            process.wait(10)
+            process.wait(20)
         for name in self.written:
             sys.modules.pop(name, None)
 
