@@ -31,7 +31,9 @@ from queue_backend.errors import (
 )
 from queue_backend.work import beanstalk
 from queue_backend.work.beanstalk import CANNOT, open_line
+from queue_backend.work.handler import Handlers
 from queue_backend.work.job import NO_CAP, JobState, JobStats, Put
+from queue_backend.work.task import Jobs, current_job
 from queue_backend.work.worker import Line, Worker
 from tests.conftest import must_be_installed
 from tests.processes import ROOT, Beanstalkd, free_port, wait_until
@@ -245,6 +247,16 @@ def test_a_delayed_job_waits_for_its_time(line):
     assert line.peek(job.id).result().state is JobState.DELAYED
     assert line.claim("w").result() is None
     assert reserved(line, wait_seconds=3).job.id == job.id
+
+
+def test_several_that_drain_it_get_each_job_once(shared, opened):
+    lines = [opened(shared) for _ in range(2)]
+    for number in range(500):
+        put(lines[0], number)
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(numbers, lines * 4)]
+    assert sorted(number for each in found for number in each) == list(range(500))
+    assert lines[0].stats().result() == JobStats(0, 0, 0, 0, NO_CAP, None, ())
 
 
 async def test_a_put_wakes_who_waits_at_once_and_no_loop_is_held_up(shared, opened):
@@ -704,6 +716,31 @@ async def test_a_worker_runs_on_it_as_on_any_line(shared, opened, caplog):
     assert sorted(craft.added) == [number for number in range(20) if number != 13]
     assert craft.most_inside == 4, "as many at once as there are slots, and no more"
     assert not [each for each in caplog.records if each.exc_info], "no round failed"
+
+
+async def test_what_a_task_put_is_run_with_its_arguments(shared, opened):
+    line = opened(shared)
+    shown = []
+
+    @Jobs("sqlite:///never-opened.db").task("ad", name="show")
+    def show(number):
+        job = current_job()
+        assert job is not None
+        shown.append((number, job.attempt))
+
+    for call in (show.later(3), show.later(number=4), Put("nobody-knows-it")):
+        await line.put(call.task, call.args)
+    clock = SystemClock()
+    worker = Worker(line, Handlers({"show": show}, clock), holder="here", clock=clock, slots=2)
+    await worker.start()
+
+    async def all_done():
+        stats = await line.stats()
+        return (stats.ready, stats.reserved, stats.buried) == (0, 0, 1)
+
+    await until("all to be done", all_done)
+    await worker.stop()
+    assert sorted(shown) == [(3, 1), (4, 1)]
 
 
 async def test_a_worker_that_stops_gives_back_what_it_has_not_ended(shared, opened):
