@@ -369,8 +369,12 @@ class OpenLine:
     async def _serve(self) -> None:
         # As long as there are jobs, ask for more of them at once: claims share a commit.
         at_once = 1
-        while self._waiting:
-            first = list(islice(self._waiting, at_once))
+        while True:
+            # Who has just gone away will leave in a moment.
+            staying = (waiter for waiter in self._waiting if not waiter.taken.done())
+            first = list(islice(staying, at_once))
+            if not first:
+                return
             served = await asyncio.gather(*map(self._serve_one, first), return_exceptions=True)
             for one in served:
                 if isinstance(one, BaseException):
