@@ -274,6 +274,13 @@ async def test_a_put_wakes_who_waits_at_once_and_no_loop_is_held_up(shared, open
     assert time.monotonic() - put_at < 1
 
 
+def test_one_may_wait_longer_than_is_asked_of_the_server_at_once(shared, opened, monkeypatch):
+    monkeypatch.setattr(beanstalk, "LONGEST_WAIT_SECONDS", 1)
+    line = opened(shared)
+    put(line, delay_seconds=2)
+    assert line.reserve_blocking("w", float("inf")) is not None
+
+
 def test_several_jobs_may_be_in_the_hands_of_one_holder(line):
     for number in range(3):
         put(line, number)

@@ -65,6 +65,8 @@ ORDINARY_PORT = 11_300
 HIGHEST_NUMBER = 2**32 - 1
 # A server that says nothing for so long is taken for gone, and its connection is given up.
 SILENCE_SECONDS = 5.0
+# A server whose host is gone is noticed after this, by one who does nothing but wait for a job.
+LONGEST_WAIT_SECONDS = 60
 # A tube's name may be longer and hold more; a line is named alike on every engine.
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,199}")
 
@@ -532,11 +534,14 @@ class BeanstalkLine:
         def say(client: "greenstalk.Client[bytes]") -> Lease | None:
             while True:
                 left = _whole(give_up_at - self._clock.monotonic())
-                wire.expect_answer_within(left + SILENCE_SECONDS)
+                wait = min(left, LONGEST_WAIT_SECONDS)
+                wire.expect_answer_within(wait + SILENCE_SECONDS)
                 try:
-                    job = client.reserve(left)
+                    job = client.reserve(wait)
                 except (greenstalk.TimedOutError, greenstalk.DeadlineSoonError):
-                    return None
+                    if wait == left:
+                        return None
+                    continue
                 wire.expect_answer_within(SILENCE_SECONDS)
                 # Not found: its time was over before we could ask about it.
                 with contextlib.suppress(greenstalk.NotFoundError):
@@ -752,8 +757,10 @@ class _Wire:
             if grip is not None and self.grip is not grip:
                 raise _lease_lost(grip.job.id)
             return say(self._connected())
-        except (NowServingError, greenstalk.NotFoundError):
+        except NowServingError:
             raise
+        except greenstalk.NotFoundError as error:
+            raise NotFound("job-unknown", f"{self._tube}: there is no such job now") from error
         except (greenstalk.DrainingError, greenstalk.OutOfMemoryError) as error:
             raise LineFull() from error
         except greenstalk.JobTooBigError as error:
@@ -846,7 +853,7 @@ def _lease_lost(id: int) -> LeaseLost:
 
 
 def _whole(seconds: float) -> int:
-    return min(max(0, math.ceil(seconds)), HIGHEST_NUMBER)
+    return math.ceil(min(max(0, seconds), HIGHEST_NUMBER))
 
 
 def _fails(told: "greenstalk.StatsJob", tries: int) -> int:
