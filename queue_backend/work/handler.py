@@ -184,6 +184,7 @@ class Handlers:
         """The job, and then how long its lease lasts, more often than it is renewed. Deadlines
         are on the monotonic clock, which all processes of a host share."""
         job = {
+            "jobs": task.jobs.url,
             "module": task.module,
             "task": task.name,
             "args": dict(held.job.args),
@@ -297,6 +298,7 @@ def be_a_child(said: int) -> None:
     )
     try:
         task = tasks_of([importlib.import_module(asked["module"])])[asked["task"]]
+        task.jobs.url = asked["jobs"]  # the worker may have been told of another
     except Exception as error:
         traceback.print_exc()
         end = _End(error=_sentence(error))

@@ -171,7 +171,8 @@ class Jobs:
         process, started anew for each job, which is killed at the limit with all its own children;
         if it dies, that is a fail like another and the worker lives on.
 
-        Its parameter `job`, if there is one, is not put but gets the JobInHand.
+        Its parameter `job`, if there is one, is not put but gets the JobInHand; give it a default
+        of None, for whoever simply calls the function.
         """
 
         def made_of(function: Callable[P, R]) -> Task[P, R]:

@@ -124,7 +124,8 @@ class Held:
         first try have landed after all, the second finds the lease gone."""
         while True:
             try:
-                return await self._jobs.ack(self.lease, result, then=then)
+                # Shielded: whoever is cancelled while it is being written must not take it back.
+                return await asyncio.shield(self._jobs.ack(self.lease, result, then=then))
             except Unavailable as error:
                 if self._clock.monotonic() >= self.lease.deadline:
                     raise
@@ -293,7 +294,7 @@ class Worker:
             self._changed.clear()
             await self._report(self.slots)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS - REPORT_APART_SECONDS)
             await asyncio.sleep(REPORT_APART_SECONDS)
 
     # One job
@@ -312,9 +313,10 @@ class Worker:
         except LeaseLost as lost:
             log.warning("slot %d: %s; whoever holds the job now goes on with it", slot, lost)
         except asyncio.CancelledError:
-            # The grace of a stop is over.
-            log.warning("job %d: unfinished; given back uncounted", job)
-            await held.release()
+            # The grace of a stop is over. If its end was being written just then, that stands.
+            with contextlib.suppress(LeaseLost):
+                await held.release()
+                log.warning("job %d: unfinished; given back uncounted", job)
             raise
         finally:
             self._in_hand.discard(slot)
