@@ -19,10 +19,11 @@ before. Servers are opened by URL; `engine.py` knows in what they differ.
 Kept out: what the tables mean. `ledger.py` and `work/schema.py` hang theirs on `metadata`.
 """
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
@@ -74,6 +75,7 @@ class Database:
         except BaseException:
             self._engine.dispose()
             raise
+        self._held: Connection | None = None  # the writer's; only its thread touches it
         self._waiting: deque[_Act[Any]] = deque()
         self._changed = Condition()
         self._closed = False
@@ -145,6 +147,7 @@ class Database:
             # Lets those who were just answered ask again: so a rush of threads stays one batch,
             # instead of two that take turns at twice the flushes.
             time.sleep(0)
+        self._let_go()
 
     def _next_batch(self) -> "list[_Act[Any]]":
         """Everything that waits now; empty only once the database is closed and all is written."""
@@ -159,7 +162,7 @@ class Database:
         failure: Exception | None = None
         for _ in range(TRIES):
             try:
-                with self._writing.begin() as connection:
+                with self._connected() as connection, connection.begin():
                     remembered(connection).clear()
                     for act in batch:
                         act.run(connection, apart)
@@ -180,6 +183,26 @@ class Database:
         for act in batch:
             act.error = _unavailable("the transaction failed")
             act.error.__cause__ = failure
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """The writer's connection. One to a file is held, for taking it out and giving it back
+        costs a quarter of a commit; one to a server is looked after by its pool, which finds out
+        that it broke while nobody used it."""
+        if self._held is None:
+            self._held = self._writing.connect()
+        try:
+            yield self._held
+        except BaseException:
+            self._let_go()
+            raise
+        if self._writing.dialect.name != "sqlite":
+            self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _make_tables(self) -> None:
         # Of several processes that start together one makes the tables or brings them up to date.
