@@ -5,8 +5,10 @@ Each test has a line (a tube) of its own. Leases are of whole seconds, because b
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -31,12 +33,10 @@ from queue_backend.errors import (
 )
 from queue_backend.work import beanstalk
 from queue_backend.work.beanstalk import CANNOT, open_line
-from queue_backend.work.handler import Handlers
 from queue_backend.work.job import NO_CAP, JobState, JobStats, Put
-from queue_backend.work.task import Jobs, current_job
 from queue_backend.work.worker import Line, Worker
 from tests.conftest import must_be_installed
-from tests.processes import ROOT, Beanstalkd, free_port, wait_until
+from tests.processes import ROOT, Beanstalkd, Process, ended_together, free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,11 @@ def own(tmp_path):
     must_be_installed(Beanstalkd.installed(), "beanstalkd")
     with Beanstalkd(tmp_path / "beanstalkd") as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def log(caplog):
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture
@@ -725,31 +730,6 @@ async def test_a_worker_runs_on_it_as_on_any_line(shared, opened, caplog):
     assert not [each for each in caplog.records if each.exc_info], "no round failed"
 
 
-async def test_what_a_task_put_is_run_with_its_arguments(shared, opened):
-    line = opened(shared)
-    shown = []
-
-    @Jobs("sqlite:///never-opened.db").task("ad", name="show")
-    def show(number):
-        job = current_job()
-        assert job is not None
-        shown.append((number, job.attempt))
-
-    for call in (show.later(3), show.later(number=4), Put("nobody-knows-it")):
-        await line.put(call.task, call.args)
-    clock = SystemClock()
-    worker = Worker(line, Handlers({"show": show}, clock), holder="here", clock=clock, slots=2)
-    await worker.start()
-
-    async def all_done():
-        stats = await line.stats()
-        return (stats.ready, stats.reserved, stats.buried) == (0, 0, 1)
-
-    await until("all to be done", all_done)
-    await worker.stop()
-    assert sorted(shown) == [(3, 1), (4, 1)]
-
-
 async def test_a_worker_that_stops_gives_back_what_it_has_not_ended(shared, opened):
     line = opened(shared)
     worker = Worker(line, Adding(seconds=3600), holder="here", clock=SystemClock(), slots=1)
@@ -765,6 +745,79 @@ async def test_a_worker_that_stops_gives_back_what_it_has_not_ended(shared, open
     assert lease is not None and lease.job.fails == 0
 
 
-@pytest.fixture(autouse=True)
-def _log_all(caplog):
-    caplog.set_level(logging.INFO)
+# With tasks; tests/test_task.py has more
+
+SHOP = """
+import os, signal, time
+from pathlib import Path
+from queue_backend.work.task import Jobs, current_job
+
+jobs = Jobs(os.environ["SHOP_JOBS"])
+jobs.rules("ad", tries=2, backoff_seconds=1, lease_seconds=2, grace_seconds=0)
+done = Path(os.environ["SHOP_DONE"])
+
+@jobs.task("ad")
+def show(number: int) -> None:
+    with done.open("a") as file:
+        file.write(f"{number} {current_job().attempt}\\n")
+
+@jobs.task("ad")
+def slowly(number: int) -> None:
+    time.sleep(4)
+    show(number)
+
+@jobs.task("ad")
+def kill_the_worker() -> None:
+    if current_job().attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    show(100)
+"""
+
+
+@pytest.fixture
+def shop(own, tmp_path, monkeypatch):
+    """A module of tasks whose jobs are in a beanstalkd, as its producer sees it."""
+    monkeypatch.setenv("SHOP_JOBS", own.url)
+    monkeypatch.setenv("SHOP_DONE", str(tmp_path / "done"))
+    (tmp_path / "shop_on_beanstalkd.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("shop_on_beanstalkd")
+    yield module
+    module.jobs.close()
+    del sys.modules["shop_on_beanstalkd"]
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Starts a real `app.py worker shop_on_beanstalkd`."""
+    workers: list[Process] = []
+
+    def start(*options):
+        worker = Process(tmp_path, f"worker-{len(workers) + 1}")
+        command = [sys.executable, str(ROOT / "app.py"), "worker", "shop_on_beanstalkd", *options]
+        worker.spawn(command, {**os.environ, "PYTHONPATH": str(tmp_path)})
+        workers.append(worker)
+        return worker
+
+    with ended_together(workers):
+        yield start
+
+
+def done_of(shop):
+    return sorted(shop.done.read_text().split("\n")[:-1]) if shop.done.exists() else []
+
+
+def test_the_job_of_a_killed_worker_is_run_by_another(shop, work):
+    shop.kill_the_worker.put()
+    assert work("--line", "ad").wait() == -signal.SIGKILL
+    work("--line", "ad")
+    wait_until("the other to do it", 10, lambda: done_of(shop) == ["100 2"])
+
+
+def test_the_heartbeats_of_a_worker_hold_a_job_that_takes_longer_than_its_lease(shop, work):
+    shop.slowly.put(7)
+    work("--line", "ad", "--slots", "2")
+    wait_until("it to be done", 15, lambda: done_of(shop) == ["7 1"])
+    left = shop.jobs.opened("ad").stats
+    wait_until("nobody else to be at it", 1, lambda: left().result().reserved == 0)
+    assert left().result().ready == 0
