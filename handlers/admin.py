@@ -108,7 +108,7 @@ TICKET_VERBS: Mapping[str, TicketVerb] = {
 # What a verb does to the work line as it was seen, and what that is then; `why` is the operator's
 # name and reason.
 WorkVerb = Callable[[JobLine, JobStats, str], Awaitable[object]]
-JobVerb = Callable[[JobLine, int], Awaitable[object]]
+JobVerb = Callable[[JobLine, int, str | None], Awaitable[object]]
 
 WORK_VERBS: Mapping[str, tuple[WorkVerb, str]] = {
     "pause": (lambda jobs, seen, why: jobs.pause(reason=why), "paused"),
@@ -117,8 +117,8 @@ WORK_VERBS: Mapping[str, tuple[WorkVerb, str]] = {
 }
 
 JOB_VERBS: Mapping[str, tuple[JobVerb, JobState]] = {
-    "kick": (lambda jobs, id: jobs.kick(id), JobState.READY),
-    "cancel": (lambda jobs, id: jobs.cancel(id), JobState.CANCELLED),
+    "kick": (lambda jobs, id, seen: jobs.kick(id, seen), JobState.READY),
+    "cancel": (lambda jobs, id, seen: jobs.cancel(id, seen), JobState.CANCELLED),
 }
 
 
@@ -205,10 +205,7 @@ class Staff(Handler):
         job = await jobs.peek(int(id))
         entry = self._entry(line, f"job-{verb}", job.id, job.state, after, told.words("reason"))
         async with self.parts.ledger.witness(entry):
-            _check_seen(told, job.state)
-            # A worker may take the job in between: the line then refuses to kick it, and a
-            # cancel only asks for it to be stopped.
-            await act(jobs, job.id)
+            await act(jobs, job.id, told.seen)
 
     def _entry(
         self,

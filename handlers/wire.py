@@ -328,9 +328,7 @@ def job_part(
 def nothing_changed(job: Job) -> bool:
     """Whether that is certain, so that trying again does no harm."""
     if job.state is JobState.CANCELLED:
-        # One that was in a worker's hand may have been sent before it was given up; the line
-        # lets none expire that was.
-        return job.attempt == 0 or job.error == "expired"
+        return job.error != "not-confirmed"
     result = job.result or {}
     return job.state is JobState.DONE and result.get("outcome") == "rejected"
 

@@ -471,8 +471,27 @@ async def test_a_snapshot_shows_the_live_jobs_in_order(line):
     await line.bury(await reserved(line), "broken")
     await reserved(line)
     rows = await line.snapshot()
-    assert [job.id for job in rows] == [running.id, waiting.id, buried.id]
+    assert [job.id for job in rows] == [buried.id, running.id, waiting.id]
     assert ended.id not in [job.id for job in rows]
+    assert await line.ids_in_order() == [waiting.id]
+
+
+async def test_an_act_on_a_job_that_changed_meanwhile_is_refused(line):
+    job = await put(line)
+    await reserved(line)
+    for verb in (line.kick, line.cancel):
+        with pytest.raises(WrongState) as refused:
+            await verb(job.id, seen="ready")
+        assert refused.value.code == "state-changed" and refused.value.state == "reserved"
+
+
+async def test_a_cancelled_job_that_may_have_been_sent_says_so(line):
+    job = await put(line)
+    lease = await line.touch(await reserved(line), "running")
+    await line.bury(lease, "broken")
+    assert (await line.cancel(job.id)).error == "not-confirmed"
+    other = await put(line)
+    assert (await line.cancel(other.id)).error == "cancelled"
 
 
 # Waking

@@ -204,12 +204,21 @@ class JobLine:
         return self._database.read(look)
 
     def snapshot(self, limit: int = 200) -> Answer[list[Job]]:
-        """The live jobs in their order, the buried ones last: for the admin view."""
+        """The live jobs in their order, the buried ones first: for the admin view."""
 
         def look(connection: Connection) -> list[Job]:
             now = self._now(connection)
             of = {"of_line": self.name, "at_most": limit}
             return [_job(row, now) for row in connection.execute(statements.live_in_order, of)]
+
+        return self._database.read(look)
+
+    def ids_in_order(self) -> Answer[list[int]]:
+        """All that wait, the next one first; ten thousand take some milliseconds."""
+
+        def look(connection: Connection) -> list[int]:
+            of = {"of_line": self.name, "now": self._now(connection)}
+            return list(connection.execute(statements.ids_in_order, of).scalars())
 
         return self._database.read(look)
 
@@ -433,11 +442,13 @@ class JobLine:
 
     # What operators do
 
-    def kick(self, id: int) -> Answer[Job]:
-        """Make a buried or delayed job ready, its fails forgotten. Raises NotFound, WrongState."""
+    def kick(self, id: int, seen: str | None = None) -> Answer[Job]:
+        """Make a buried or delayed job ready, its fails forgotten. Raises NotFound, WrongState;
+        the latter also when the job is no longer in the state in which it was `seen`."""
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
             job = self._job(connection, id)
+            _check_seen(seen, job.state)
             if job.state not in (JobState.BURIED, JobState.DELAYED):
                 raise WrongState("job-wrong-state", job.state)
             return self._kick(connection, id)
@@ -454,20 +465,23 @@ class JobLine:
 
         return self._ringing(self._through_the_gate(act))
 
-    def cancel(self, id: int) -> Answer[Job]:
+    def cancel(self, id: int, seen: str | None = None) -> Answer[Job]:
         """Take a waiting or buried job out of the line; ask a running one to stop.
 
-        A running job may still end as done: look at the state of the answer. Raises NotFound,
-        and WrongState when it has ended already.
+        A running job may still end as done: look at the state of the answer. One that may have
+        been sent ends with the error "not-confirmed" instead of "cancelled". Raises NotFound, and
+        WrongState when it has ended already or is no longer in the state in which it was `seen`.
         """
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
             row = self._row(connection, id)
             state = _job(row, self._now(connection)).state
+            _check_seen(seen, state)
             if state.ended:
                 raise WrongState("job-wrong-state", state)
             if state is not JobState.RESERVED:
-                return self._end(connection, row, JobState.CANCELLED, error="cancelled")
+                error = "not-confirmed" if row.step else "cancelled"
+                return self._end(connection, row, JobState.CANCELLED, error=error)
             connection.execute(statements.ask_to_stop, self._of(id))
             return self._job(connection, id)
 
@@ -802,6 +816,11 @@ def _in(seconds: float | None) -> float:
 
 def _without_sealed(args: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in args.items() if name != "sealed"}
+
+
+def _check_seen(seen: str | None, state: JobState) -> None:
+    if seen is not None and seen != state:
+        raise WrongState("state-changed", state)
 
 
 def _lease_lost(lease: Lease) -> LeaseLost:

@@ -89,9 +89,10 @@ run_times = (
 live_in_order = (
     select(jobs)
     .where(_mine, jobs.c.state.in_((QUEUED, "buried")))
-    .order_by(case((_queued, 0), else_=1), jobs.c.pri, jobs.c.id)
+    .order_by(case((_queued, 1), else_=0), jobs.c.pri, jobs.c.id)
     .limit(bindparam("at_most"))
 )
+ids_in_order = select(jobs.c.id).where(_mine, _waiting).order_by(jobs.c.pri, jobs.c.id)
 oldest_buried = (
     select(jobs.c.id)
     .where(_mine, jobs.c.state == JobState.BURIED)
