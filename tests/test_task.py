@@ -323,8 +323,8 @@ async def until(jobs, job, state, seconds=20.0):
 
 
 async def test_a_long_handler_keeps_its_lease(jobs):
-    long = jobs.task("ad", name="long")(lambda: time.sleep(1.2))
-    worker = with_worker(jobs, "ad")
+    long = jobs.task("ad", name="long")(lambda: time.sleep(2))
+    worker = with_worker(jobs, "ad", lease_seconds=1)
     job = long.put()
     await worker.turn_once(1)
     ended = await jobs.line("ad").peek(job.id)
@@ -348,7 +348,7 @@ async def test_past_its_limit_a_thread_loses_its_job_and_its_word_counts_no_more
     await until(jobs, job, JobState.RESERVED)
     lease = None
     while lease is None:
-        lease = await jobs.line("ad").reserve("other", 0.5)
+        lease = await jobs.line("ad").reserve("other", 0.5, lease_seconds=60)
     assert (lease.job.id, lease.job.attempt, lease.job.fails) == (job.id, 2, 1)
     assert told.is_set() and worker.slots[0].state == "slow"
     back.set()
@@ -501,7 +501,7 @@ def apart(how, job=None):
     elif how == "hang":
         time.sleep(60)
 
-@jobs.task("ad", process=True, limit_seconds=3)
+@jobs.task("ad", process=True, limit_seconds=5)
 def family():
     child = subprocess.Popen(["sleep", "60"])
     print("grandchild", child.pid, flush=True)
@@ -613,10 +613,11 @@ def test_a_worker_that_is_asked_to_end_finishes_what_it_has_in_hand(worker, line
 
 
 def test_what_is_not_finished_in_time_is_given_back_uncounted(worker, line):
-    worker.start("--grace-seconds", "0.3", "--slots", "2")
+    worker.start("--grace-seconds", "0.3", "--slots", "2", "--lease-seconds", "20")
     napping, apart = put(line, "nap", seconds=60), put(line, "apart", how="hang")
     wait_until("the child", 30, lambda: bool(worker.printed("child")))
-    wait_for(line, napping, JobState.RESERVED)
+    held = wait_for(line, napping, JobState.RESERVED)
+    assert held.due - held.taken_at == pytest.approx(20.5)
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0, worker.log
     for job in (napping, apart):
@@ -648,7 +649,7 @@ def test_the_job_of_a_killed_worker_is_run_by_the_next(worker, line):
     back_after = time.monotonic() - killed
     assert lease is not None and (lease.job.attempt, lease.job.fails) == (2, 1)
     # Lease and grace are 1.5 s; the rest is for a busy machine.
-    assert back_after < 4
+    assert back_after < 6
     with pytest.raises(LeaseLost):
         line.ack(Lease(held, 0), {"attempt": 1}).result()
     line.release(lease, nothing_sent=True).result()
@@ -662,7 +663,7 @@ def test_a_worker_that_was_frozen_past_its_lease_is_not_believed(worker, line):
     job = put(line, "nap", seconds=1)
     wait_for(line, job, JobState.RESERVED)
     worker.hold()
-    lease = line.reserve_blocking("other", 10)
+    lease = line.reserve_blocking("other", 10, lease_seconds=60)
     assert lease is not None and (lease.job.id, lease.job.attempt) == (job.id, 2)
     worker.go_on()
     wait_until("its word to be refused", 20, lambda: "the lease is lost" in worker.log)
@@ -713,7 +714,7 @@ def test_a_child_is_ended_at_its_limit_with_its_own_children(worker, line):
     worker.start()
     wait_until("the grandchild", 30, lambda: bool(worker.printed("grandchild")))
     [job] = line.snapshot().result()
-    assert wait_for(line, job, JobState.BURIED).error == "ended at its limit of 3 s"
+    assert wait_for(line, job, JobState.BURIED).error == "ended at its limit of 5 s"
     wait_until("its end", 5, lambda: not running(worker.printed("grandchild")[0]))
 
 
@@ -903,31 +904,29 @@ def work_and_die(url, moment, seed):
     elif moment == "after its commit":
         line.ack = lambda *words, **more: (ack(*words, **more).result(), die())
     else:
-        threading.Timer(random.Random(seed).random() * 0.05, die).start()
-    asyncio.run(work_on(jobs))
+        threading.Timer(random.Random(seed).random() * 0.1, die).start()
+    asyncio.run(work_on(jobs, and_stay=True))
 
 
-async def work_on(jobs):
+async def work_on(jobs, and_stay=False):
     clock = SystemClock()
     handlers = Handlers(jobs.tasks, clock)
     worker = Worker(jobs.line("cut"), handlers, holder=f"h{os.getpid()}", clock=clock, slots=2)
     await worker.start()
-    await jobs.line("cut").join()
+    await (asyncio.sleep(60) if and_stay else jobs.line("cut").join())
     await worker.stop()
 
 
 def test_killed_between_stages_a_hundred_times_each_input_becomes_one_output(url, short_lived):
     jobs, cut = stages(url)
-    for n in range(100):
-        cut.put(n)
-    moments = ["before the ack", "in its transaction", "after its commit", "at any time"]
+    moments = ["at any time", "before the ack", "after its commit", "in its transaction"]
     for death in range(100):
+        cut.put(death)
         worker = short_lived.Process(target=work_and_die, args=(url, moments[death % 4], death))
         worker.start()
         worker.join(60)
         assert worker.exitcode == -signal.SIGKILL, death
-    left = jobs.line("cut").stats().result()
-    assert left.ready + left.reserved > 0, "the last of them died over a job"
+    assert not jobs.join("cut", timeout_seconds=0), "the last of them died over a job"
     asyncio.run(work_on(jobs))
     outputs = [job.args["n"] for job in jobs.line("sew").snapshot(1_000).result()]
     assert sorted(outputs) == list(range(100))

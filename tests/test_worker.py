@@ -467,6 +467,28 @@ async def test_a_stop_gives_an_unfinished_job_back_uncounted_and_known_as_begun(
     assert [asked[0] for asked in second.asked] == ["reconcile"]
 
 
+async def test_a_job_that_was_being_claimed_at_a_stop_is_given_back(line, worker_for, monkeypatch):
+    """Cancelling the claim would leave it held by nobody until its lease lapses."""
+    reserve, claims, go_on = line.reserve, asyncio.Event(), asyncio.Event()
+
+    async def slow(holder, wait_seconds=0):
+        claims.set()
+        await go_on.wait()
+        return await reserve(holder, wait_seconds)
+
+    monkeypatch.setattr(line, "reserve", slow)
+    job = await put(line)
+    worker = worker_for(ScriptedAdapter(), slots=1)
+    await worker.start()
+    await claims.wait()
+    stopping = asyncio.create_task(worker.stop(grace_seconds=0.01))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await stopping
+    back = await line.peek(job.id)
+    assert (back.state, back.attempt, back.fails) == (JobState.READY, 1, 0)
+
+
 async def test_a_round_that_fails_does_not_end_the_slot(line, worker_for, monkeypatch):
     reserve, failures = line.reserve, [Unavailable(), RuntimeError("a fault of ours")]
 

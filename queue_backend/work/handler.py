@@ -15,6 +15,9 @@ its children. It hears from its worker on its standard input: first the job, the
 lease still lasts. When that falls silent, or the lease ends, it ends itself and its children: the
 worker was killed or frozen, and another may have the job.
 
+When the grace of a stop is over, a child is killed and its job given back. A thread's job is given
+back too, while the thread may still be at it; its process ends right after.
+
 Kept out: slots, heartbeats and stopping (`worker.py`), what a task is (`task.py`).
 """
 

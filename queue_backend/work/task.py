@@ -163,7 +163,8 @@ class Jobs:
 
         `key` gets the arguments it names and says which calls are the same: while one of them
         waits, runs or is buried, putting it again gives back that job. `tries` are the runs before
-        it is buried, if not as many as the line's.
+        it is buried, if not as many as the line's. What the function returns must be JSON and is
+        the job's result; what is no dictionary stands there as its `value`.
 
         A thread cannot be killed. After `limit_seconds` its lease is no longer renewed, so another
         worker takes the job once that has lapsed, and the slot stays taken until the thread is
