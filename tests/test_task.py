@@ -17,7 +17,7 @@ from queue_backend.clock import SystemClock
 from queue_backend.database import Database
 from queue_backend.errors import BadInput, LeaseLost, NotFound, Unsupported
 from queue_backend.work.handler import Handlers
-from queue_backend.work.job import JobState, Lease
+from queue_backend.work.job import JobState, Lease, Put
 from queue_backend.work.line import JobLine
 from queue_backend.work.task import Jobs, current_job, then
 from queue_backend.work.worker import Worker
@@ -134,6 +134,8 @@ def test_a_function_that_cannot_be_a_task_is_refused(jobs, look_up):
 def test_what_comes_later_can_be_put_otherwise(look_up, jobs):
     put = jobs.put(replace(look_up.later("knolan"), delay_seconds=60, pri=5)).result()
     assert (put.state, put.pri) == (JobState.DELAYED, 5)
+    with pytest.raises(BadInput):
+        jobs.put(Put("look_up"))
     assert not look_up.put("knolan").created
 
 

@@ -212,6 +212,8 @@ class Jobs:
     def put(self, put: Put) -> Answer[Job]:
         """Put what a task's `later` described, changed as one likes (`replace(...,
         delay_seconds=60)`). To be awaited on an event loop, or asked for its `.result()`."""
+        if not put.line:
+            raise BadInput("line-unknown", "line", f"{put.task}: in which line is it put?")
         return self.opened(put.line).put(
             put.task,
             put.args,
