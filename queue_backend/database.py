@@ -21,17 +21,18 @@ Kept out: what the tables mean. `ledger.py` and `work/schema.py` hang theirs on 
 
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Condition, Thread
+from time import sleep
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from queue_backend.answer import Answer
+from queue_backend.clock import SystemClock
 from queue_backend.engine import (
     begin_writing,
     only_one_makes_tables,
@@ -54,6 +55,8 @@ READERS = 2
 TRIES = 4
 
 metadata = MetaData()
+
+_this_host = SystemClock()
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
@@ -83,14 +86,16 @@ class Database:
         self._writer = Thread(target=self._write_on, name="database-writer", daemon=True)
         self._writer.start()
 
-    def write(self, act: Callable[[Connection], T]) -> Answer[T]:
-        """Run `act` within the next transaction; the answer comes after its COMMIT.
+    def write(self, act: Callable[[Connection], T], room: str = "") -> Answer[T]:
+        """Run `act` within the next transaction; the answer comes after its COMMIT. Acts of one
+        `room` run in their order, and rooms in the same order everywhere: two processes that
+        both lock rows in both of them do not then wait for each other.
 
         Raises what the act raises (its own rows are then undone), and Unavailable when the
         transaction as a whole failed: then nobody in it may take anything for done.
         An act whose caller gave up before it began is not run.
         """
-        asked = _Act(act)
+        asked = _Act(act, room)
         with self._changed:
             if self._closed:
                 raise _unavailable("the database is closed")
@@ -111,7 +116,7 @@ class Database:
         The same for all of one transaction."""
         kept = remembered(connection)
         if "now" not in kept:
-            kept["now"] = server_wall(connection) or time.time()
+            kept["now"] = server_wall(connection) or _this_host.wall()
         return float(kept["now"])
 
     def close(self) -> None:
@@ -139,14 +144,14 @@ class Database:
 
     def _write_on(self) -> None:
         while batch := self._next_batch():
-            begun = [act for act in batch if act.begins()]
+            begun = sorted((act for act in batch if act.begins()), key=lambda act: act.room)
             if begun:
                 self._commit(begun)
             for act in begun:
                 act.settle()
             # Lets those who were just answered ask again: so a rush of threads stays one batch,
             # instead of two that take turns at twice the flushes.
-            time.sleep(0)
+            sleep(0)
         self._let_go()
 
     def _next_batch(self) -> "list[_Act[Any]]":
@@ -242,8 +247,9 @@ class _Refusal(Exception):
 class _Act(Generic[T]):
     """One caller's function on its way through a transaction, and what became of it."""
 
-    def __init__(self, body: Callable[[Connection], T]) -> None:
+    def __init__(self, body: Callable[[Connection], T], room: str = "") -> None:
         self.body = body
+        self.room = room
         self.answer: Answer[T] = Answer()
         self.result: T
         self.error: Exception | None = None

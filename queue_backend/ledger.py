@@ -36,6 +36,7 @@ from sqlalchemy import (
 
 from queue_backend.database import Database, metadata
 from queue_backend.durable import PDict
+from queue_backend.engine import insert_unless_there
 from queue_backend.errors import NowServingError, NumbersGiven
 
 log = logging.getLogger(__name__)
@@ -209,18 +210,18 @@ class _LineChange:
             return
         row = connection.execute(_look_at, {"of_line": self.line}).one_or_none()
         if row is None:
-            connection.execute(
-                insert(lines).values(
-                    line=self.line,
-                    high_water=self.high_water,
-                    void_below=self.void_below,
-                    generation=self.generation,
-                    base=0,
-                    version=self.version,
-                    body=self.checkpoint,
-                )
-            )
-            return
+            born = {
+                "line": self.line,
+                "high_water": self.high_water,
+                "void_below": self.void_below,
+                "generation": self.generation,
+                "base": 0,
+                "version": self.version,
+                "body": self.checkpoint,
+            }
+            # Of two hosts that begin a line at once, the second finds here the row of the first.
+            insert_unless_there(connection, lines, born)
+            row = connection.execute(_look_at, {"of_line": self.line}).one()
         gave, base = row.generation, row.base
         if self.first is not None:
             if gave != self.generation:

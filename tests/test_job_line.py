@@ -13,7 +13,7 @@ import pytest
 
 from queue_backend.clock import SystemClock
 from queue_backend.database import Database
-from queue_backend.errors import LeaseLost, LineFull, NotFound, WrongState
+from queue_backend.errors import BadInput, LeaseLost, LineFull, NotFound, WrongState
 from queue_backend.work.job import Job, JobState, Put, SlotView
 from queue_backend.work.line import JobLine
 from tests.work_cases import TurnedClock, open_line, put, reserved
@@ -737,6 +737,14 @@ async def test_the_newest_goes_first_where_the_order_is_lifo(database, clock):
     assert [(await line.take()).id for _ in range(3)] == [urgent.id, new.id, old.id]
 
 
+async def test_names_and_keys_that_are_too_long_are_refused_on_every_engine(line):
+    for field, text in (("task", "t" * 65), ("key", "k" * 129)):
+        with pytest.raises(BadInput) as refused:
+            await line.put(**{"task": "t", field: text})
+        assert (refused.value.code, refused.value.field) == ("too-long", field)
+    await line.put("t" * 64, key="k" * 128)
+
+
 async def test_a_line_without_a_cap_lets_any_number_run(database, clock):
     line = open_line(database, clock, cap=None)
     for _ in range(20):
@@ -880,7 +888,8 @@ def test_a_put_wakes_a_waiting_thread(database):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(line.reserve_blocking, "me", 30)
         job = line.put("look-up-phone").result()
-        assert waiting.result(5).job.id == job.id
+        lease = waiting.result(5)
+        assert lease is not None and lease.job.id == job.id
 
 
 def test_many_threads_lose_nothing_and_take_nothing_twice(database):

@@ -17,7 +17,6 @@ desk). Only here, in `statements.py` and in `schema.py` is SQL spoken about jobs
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -29,7 +28,7 @@ from queue_backend.answer import Answer
 from queue_backend.clock import Clock, SystemClock
 from queue_backend.database import Database, remembered
 from queue_backend.engine import insert_unless_there
-from queue_backend.errors import LeaseLost, LineFull, NotFound, WrongState
+from queue_backend.errors import BadInput, LeaseLost, LineFull, NotFound, WrongState
 from queue_backend.work import statements
 from queue_backend.work.bell import Bell
 from queue_backend.work.job import (
@@ -44,13 +43,16 @@ from queue_backend.work.job import (
     SlotView,
     shown_state,
 )
-from queue_backend.work.schema import lines
+from queue_backend.work.schema import LONGEST_KEY, LONGEST_NAME, lines
 
 T = TypeVar("T")
 
 LOOK_EACH_SECONDS = 0.2
 RUN_TIMES_KEPT = 50
 SLOTS_KEPT_SECONDS = 3_600
+
+# Who waits here waits for real, whatever clock a test has turned for leases.
+real_time = SystemClock()
 
 # What every way out of the line has in common: nobody holds it, and its secrets are erased.
 # A buried job that is kicked therefore runs without them; its worker says so to the person.
@@ -77,7 +79,7 @@ class JobLine:
         grace_seconds: float = 5,
         tries: int = 4,
         backoff_seconds: float = 600,
-        depth: int = 10_000,
+        depth: int | None = 10_000,
         keep_seconds: float = 86_400,
         order: Literal["fifo", "lifo"] = "fifo",
     ) -> None:
@@ -93,6 +95,7 @@ class JobLine:
         self._tries = tries
         self._backoff_seconds = backoff_seconds
         self._depth = depth
+        self._room_until_id = 0
         self._keep_seconds = keep_seconds
         self._next_one = statements.oldest_ready if order == "fifo" else statements.newest_ready
 
@@ -124,6 +127,7 @@ class JobLine:
         `depth` waiting jobs.
         """
         new = Put(task, args or {}, body, key, pri, delay_seconds, ttl_seconds, tries)
+        _check_length(new)
 
         def act(connection: Connection, gate: Row[Any]) -> Job:
             if key is not None:
@@ -135,9 +139,9 @@ class JobLine:
                         until = {"expires": self._now(connection) + ttl_seconds}
                         connection.execute(statements.prolong, self._to(known.id, until))
                     return _job(known, self._now(connection))
-            if self._queued(connection) >= self._depth:
-                raise LineFull()
-            return self._enter(connection, self.name, new)
+            job = self._enter(connection, self.name, new)
+            self._check_room(connection, job)
+            return job
 
         return self._ringing(self._through_the_gate(act))
 
@@ -234,7 +238,7 @@ class JobLine:
 
         Do not cancel it while it claims: the claim would stand, held by nobody, until it lapses.
         """
-        give_up_at = time.monotonic() + wait_seconds
+        give_up_at = real_time.monotonic() + wait_seconds
         rang = True
         with self.bell.heard_on_loop() as news:
             while True:
@@ -244,7 +248,7 @@ class JobLine:
                     lease = await self.claim(holder, lease_seconds=lease_seconds)
                     if lease is not None:
                         return lease
-                left = give_up_at - time.monotonic()
+                left = give_up_at - real_time.monotonic()
                 if left <= 0:
                     return None
                 with contextlib.suppress(TimeoutError):
@@ -255,7 +259,7 @@ class JobLine:
         self, holder: str, wait_seconds: float = 0, *, lease_seconds: float | None = None
     ) -> Lease | None:
         """The same in a thread."""
-        give_up_at = time.monotonic() + wait_seconds
+        give_up_at = real_time.monotonic() + wait_seconds
         rang = True
         with self.bell.heard_in_thread() as news:
             while True:
@@ -264,7 +268,7 @@ class JobLine:
                     lease = self.claim(holder, lease_seconds=lease_seconds).result()
                     if lease is not None:
                         return lease
-                left = give_up_at - time.monotonic()
+                left = give_up_at - real_time.monotonic()
                 if left <= 0:
                     return None
                 rang = news.wait(min(left, LOOK_EACH_SECONDS))
@@ -331,7 +335,7 @@ class JobLine:
             job = _job(self._row(connection, lease.job.id), now)
             return Lease(job, self._clock.monotonic() + lasts_seconds)
 
-        return self._database.write(act)
+        return self._database.write(act, self.name)
 
     def ack(
         self,
@@ -347,6 +351,8 @@ class JobLine:
         its slot is not asked back.
         """
         kept = None if result is None else dict(result)
+        for put in then:
+            _check_length(put)
 
         def act(connection: Connection) -> Job:
             now = self._now(connection)
@@ -370,7 +376,7 @@ class JobLine:
             )
 
         # Who ends a job frees a slot: a full line never waits for a poll.
-        return self._ringing(self._database.write(act))
+        return self._ringing(self._database.write(act, self.name))
 
     def release(
         self,
@@ -408,7 +414,7 @@ class JobLine:
             self._forget_counts(connection)
             return self._job(connection, row.id)
 
-        return self._ringing(self._database.write(act))
+        return self._ringing(self._database.write(act, self.name))
 
     def bury(self, lease: Lease, error: str) -> Answer[Job]:
         """Put the job aside for an operator: it never runs again unless it is kicked."""
@@ -416,7 +422,7 @@ class JobLine:
         def act(connection: Connection) -> Job:
             return self._bury(connection, self._held(connection, lease), error=error)
 
-        return self._ringing(self._database.write(act))
+        return self._ringing(self._database.write(act, self.name))
 
     # What those who put jobs may change
 
@@ -546,7 +552,7 @@ class JobLine:
                 news.clear()
                 if await self._database.read(self._queued) == 0:
                     return True
-                left = give_up_at - time.monotonic()
+                left = give_up_at - real_time.monotonic()
                 if left <= 0:
                     return False
                 with contextlib.suppress(TimeoutError):
@@ -560,7 +566,7 @@ class JobLine:
                 news.clear()
                 if self._database.read(self._queued).result() == 0:
                     return True
-                left = give_up_at - time.monotonic()
+                left = give_up_at - real_time.monotonic()
                 if left <= 0:
                     return False
                 news.wait(min(left, LOOK_EACH_SECONDS))
@@ -579,7 +585,7 @@ class JobLine:
                 said = {**asdict(view), "line": self.name, "holder": holder, "heard_at": now}
                 connection.execute(statements.say_slots, said)
 
-        return self._database.write(act)
+        return self._database.write(act, self.name)
 
     def workers(self) -> Answer[list[SlotView]]:
         """The slots of all workers of this line, over all processes, as they last said."""
@@ -596,7 +602,9 @@ class JobLine:
     # How it is done
 
     def _through_the_gate(self, act: Callable[[Connection, Row[Any]], T]) -> Answer[T]:
-        answer = self._database.write(lambda connection: act(connection, self._gate(connection)))
+        answer = self._database.write(
+            lambda connection: act(connection, self._gate(connection)), self.name
+        )
         if not self._cap_is_said:
             answer.add_done_callback(self._has_said_cap)
         return answer
@@ -620,6 +628,7 @@ class JobLine:
             connection.execute(statements.set_cap, {**of, "to_cap": self._cap})
             row = connection.execute(statements.gate, of).one()
         kept["gate", self.name] = row
+        kept.pop("now", None)  # it may have been a wait
         return row
 
     def _make_gate(self, connection: Connection, line: str, cap: int) -> Row[Any]:
@@ -689,17 +698,23 @@ class JobLine:
         return int(kept["leased", self.name])
 
     def _queued(self, connection: Connection) -> int:
-        kept = remembered(connection)
-        if ("queued", self.name) not in kept:
-            of = {"of_line": self.name}
-            kept["queued", self.name] = connection.execute(statements.count_queued, of).scalar_one()
-        return int(kept["queued", self.name])
+        of = {"of_line": self.name}
+        return int(connection.execute(statements.count_queued, of).scalar_one())
+
+    def _check_room(self, connection: Connection, newest: Job) -> None:
+        """Counting all that wait would cost a long line milliseconds a put. Ids only grow, so
+        after one count there is room for certain until they have grown by what was left."""
+        if self._depth is None or newest.id < self._room_until_id:
+            return
+        queued = self._queued(connection)
+        if queued > self._depth:
+            raise LineFull()
+        self._room_until_id = newest.id + self._depth - queued
 
     def _forget_counts(self, connection: Connection, leased: int = 0) -> None:
         kept = remembered(connection)
         if not leased:
             kept.pop(("leased", self.name), None)
-            kept.pop(("queued", self.name), None)
         elif ("leased", self.name) in kept:
             kept["leased", self.name] += leased
 
@@ -722,8 +737,6 @@ class JobLine:
         }
         key = connection.execute(statements.put, values).inserted_primary_key
         assert key is not None
-        if ("queued", line) in (kept := remembered(connection)):
-            kept["queued", line] += 1
         return Job(
             id=int(key[0]),
             line=line,
@@ -753,7 +766,8 @@ class JobLine:
         says its cap. It is never too full for what another line has finished."""
         line = put.line or self.name
         of = {"of_line": line}
-        if connection.execute(statements.gate_locked, of).one_or_none() is None:
+        look = statements.gate if put.key is None else statements.gate_locked
+        if connection.execute(look, of).one_or_none() is None:
             self._make_gate(connection, line, NO_CAP)
         if put.key is not None:
             same = {**of, "of_key": put.key}
@@ -792,6 +806,7 @@ class JobLine:
         return self._job(connection, row.id)
 
     def _kick(self, connection: Connection, id: int) -> Job:
+        self._room_until_id = 0  # one more that waits, with an old id
         ready = {"state": QUEUED, "due": self._now(connection), "fails": 0, "error": None}
         connection.execute(statements.kick, self._to(id, ready))
         self._forget_counts(connection)
@@ -811,11 +826,22 @@ def _by(lease: Lease) -> dict[str, object]:
 
 
 def _in(seconds: float | None) -> float:
-    return float("inf") if seconds is None else time.monotonic() + seconds
+    return float("inf") if seconds is None else real_time.monotonic() + seconds
 
 
 def _without_sealed(args: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in args.items() if name != "sealed"}
+
+
+def _check_length(put: Put) -> None:
+    # SQLite would take them, a server would not: every engine refuses them alike.
+    for field, text, most in (
+        ("task", put.task, LONGEST_NAME),
+        ("line", put.line, LONGEST_NAME),
+        ("key", put.key or "", LONGEST_KEY),
+    ):
+        if len(text) > most:
+            raise BadInput("too-long", field)
 
 
 def _check_seen(seen: str | None, state: JobState) -> None:

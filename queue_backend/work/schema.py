@@ -34,10 +34,13 @@ from sqlalchemy import (
 
 from queue_backend.database import metadata
 
+LONGEST_NAME = 64
+LONGEST_KEY = 128
+
 lines = Table(
     "job_line",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", String(LONGEST_NAME), primary_key=True),
     Column("cap", Integer, nullable=False),  # NO_CAP: any number may run
     Column("paused_reason", Text),  # NULL: not paused
     Column("paused_until", Float(53)),  # NULL: until somebody resumes it
@@ -47,18 +50,18 @@ jobs = Table(
     "job",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("line", String(64), nullable=False),
+    Column("line", String(LONGEST_NAME), nullable=False),
     Column("state", String(16), nullable=False),
     Column("pri", Integer, nullable=False),
     Column("due", Float(53), nullable=False),
-    Column("holder", String(128)),
+    Column("holder", String(LONGEST_KEY)),
     Column("attempt", Integer, nullable=False, default=0),
     Column("fails", Integer, nullable=False, default=0),
-    Column("key", String(128)),
+    Column("key", String(LONGEST_KEY)),
     Column("live", SmallInteger),
     Column("expires", Float(53)),
     Column("tries", Integer),  # NULL: as the line says
-    Column("task", String(64), nullable=False),
+    Column("task", String(LONGEST_NAME), nullable=False),
     Column("args", JSON, nullable=False),
     Column("body", LargeBinary(16_000_000)),
     Column("sealed", Text),  # apart from args, so that ending a job erases it in one statement
@@ -81,8 +84,8 @@ jobs = Table(
 slots = Table(
     "job_slot",
     metadata,
-    Column("line", String(64), primary_key=True),
-    Column("holder", String(128), primary_key=True),
+    Column("line", String(LONGEST_NAME), primary_key=True),
+    Column("holder", String(LONGEST_KEY), primary_key=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
     Column("job", BigInteger),

@@ -20,13 +20,12 @@ import logging
 import math
 import secrets
 import threading
-import time
 from types import TracebackType
 
 from queue_backend.answer import Answer
 from queue_backend.errors import LeaseLost, Unavailable
 from queue_backend.work.job import Job, Lease
-from queue_backend.work.line import LOOK_EACH_SECONDS, JobLine
+from queue_backend.work.line import LOOK_EACH_SECONDS, JobLine, real_time
 
 log = logging.getLogger(__name__)
 
@@ -139,22 +138,22 @@ class _Entry:
         self._key = f"turn-{secrets.token_hex(8)}"
         self._give_up_at = math.inf
         if timeout_seconds is not None:
-            self._give_up_at = time.monotonic() + timeout_seconds
+            self._give_up_at = real_time.monotonic() + timeout_seconds
 
     def put(self) -> Answer[Job]:
         """Enter the line; again while in line: stay for as long again, at the same place. Whoever
         slept until the entry lapsed is entered anew, behind the others."""
-        self._renew_at = time.monotonic() + self._line.lease_seconds / 3
+        self._renew_at = real_time.monotonic() + self._line.lease_seconds / 3
         return self._line.put(
             TASK, key=self._key, ttl_seconds=self._line.lease_seconds, prolong=True
         )
 
     @property
     def is_old(self) -> bool:
-        return time.monotonic() >= self._renew_at
+        return real_time.monotonic() >= self._renew_at
 
     def patience_seconds(self) -> float:
-        left = self._give_up_at - time.monotonic()
+        left = self._give_up_at - real_time.monotonic()
         if left <= 0:
             raise TimeoutError(f"{self._line.name}: no turn in time")
         return min(left, LOOK_EACH_SECONDS)
