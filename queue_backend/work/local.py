@@ -52,8 +52,8 @@ T = TypeVar("T")
 
 TASK = "item"
 FILE = "queue.db"
-NO_MAXSIZE = 2**31 - 1
 PURGE_EACH_SECONDS = 60.0
+ALL = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class LocalQueue:
             lease_seconds=lease_seconds,
             grace_seconds=grace_seconds,
             tries=tries,
-            depth=maxsize or NO_MAXSIZE,
+            depth=maxsize or None,
             keep_seconds=keep_seconds,
             order=order,
         )
@@ -233,7 +233,7 @@ class LocalQueue:
     def clear_acked_data(self, keep_seconds: float = 0, *, clear_ack_failed: bool = False) -> int:
         """Forget what ended longer ago than `keep_seconds`; how many that were."""
         if clear_ack_failed:
-            for job in self.line.snapshot(NO_MAXSIZE).result():
+            for job in self.line.snapshot(ALL).result():
                 if job.state is JobState.BURIED:
                     self.line.cancel(job.id).result()
         return self.line.purge(keep_seconds).result()
