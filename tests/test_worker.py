@@ -1,6 +1,7 @@
 """The worker: what becomes of a job when its call is done, refused, lost, late or broken."""
 
 import asyncio
+import functools
 import logging
 import signal
 import sys
@@ -266,6 +267,27 @@ async def test_a_long_call_keeps_its_lease_by_heartbeats(database, worker_for):
     await worker_for(adapter, line=line, clock=clock).turn_once(1)
     assert adapter.asked[0][2] == 1
     assert (await line.stats()).ready == 1
+
+
+async def test_a_lease_shorter_than_the_lines_is_renewed_in_its_own_time(
+    database, worker_for, monkeypatch
+):
+    """As of a job in beanstalkd that another program put."""
+    clock = SystemClock()
+    line = open_line(database, clock, lease_seconds=60, grace_seconds=0.1)
+    reserve = line.reserve
+    monkeypatch.setattr(line, "reserve", functools.partial(reserve, lease_seconds=0.9))
+    monkeypatch.setattr(line, "touch", functools.partial(line.touch, lease_seconds=0.9))
+
+    async def long(_job, _context):
+        await asyncio.sleep(1.5)
+        assert await reserve("other") is None
+        return DONE
+
+    job = await put(line)
+    await worker_for(ScriptedAdapter(long), line=line, clock=clock).turn_once(1)
+    ended = await line.peek(job.id)
+    assert (ended.state, ended.attempt) == (JobState.DONE, 1)
 
 
 async def test_a_slow_call_is_checking_and_its_slot_stays_taken_until_it_is_back(

@@ -34,6 +34,8 @@ KEEP_HOUSE_SECONDS = 60
 REPORT_SECONDS = 5
 # Jobs of a few milliseconds would otherwise each cost two more writes.
 REPORT_APART_SECONDS = 0.5
+# Of one that has all but lapsed when it comes into a hand.
+SHORTEST_LEASE_SECONDS = 0.1
 
 
 class Line(Protocol):
@@ -90,6 +92,9 @@ class Held:
     ) -> None:
         self.slot = slot
         self.lease = lease
+        # Not the line's: beanstalkd's jobs bring their own, which may be shorter.
+        left_seconds = lease.deadline - clock.monotonic()
+        self.lease_seconds = max(SHORTEST_LEASE_SECONDS, min(jobs.lease_seconds, left_seconds))
         # Nobody wants the answer any more: cancelled, past its limit, or the lease was lost.
         self.stop = asyncio.Event()
         self.show_slow = show_slow
@@ -101,10 +106,6 @@ class Held:
     @property
     def job(self) -> Job:
         return self.lease.job
-
-    @property
-    def lease_seconds(self) -> float:
-        return self._jobs.lease_seconds
 
     def let_lapse(self) -> None:
         """Renew no more: the job goes to another when the lease has ended, and its grace."""
@@ -152,7 +153,7 @@ class Held:
     async def beat(self) -> None:
         """The heartbeat. It ends when the lease is lost or is to lapse."""
         while True:
-            await asyncio.sleep(self._jobs.lease_seconds / 3)
+            await asyncio.sleep(self.lease_seconds / 3)
             if self._lapses:
                 return
             try:
