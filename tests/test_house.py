@@ -139,6 +139,7 @@ def test_only_the_work_line_and_the_books_know_sql():
         "queue_backend.engine",
         "queue_backend.ledger",
         "queue_backend.migrations",
+        "queue_backend.prepared",
         "queue_backend.work.line",
         "queue_backend.work.schema",
         "queue_backend.work.statements",

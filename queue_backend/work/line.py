@@ -20,15 +20,16 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from queue_backend.answer import Answer
 from queue_backend.clock import Clock, SystemClock
 from queue_backend.database import Database, remembered
 from queue_backend.engine import insert_unless_there
 from queue_backend.errors import BadInput, LeaseLost, LineFull, NotFound, WrongState
+from queue_backend.prepared import Row
 from queue_backend.work import statements
 from queue_backend.work.bell import Bell
 from queue_backend.work.job import (
@@ -129,11 +130,11 @@ class JobLine:
         new = Put(task, args or {}, body, key, pri, delay_seconds, ttl_seconds, tries)
         _check_length(new)
 
-        def act(connection: Connection, gate: Row[Any]) -> Job:
+        def act(connection: Connection, gate: Row) -> Job:
             if key is not None:
                 same = statements.by_key if once else statements.live_by_key
                 of = {"of_line": self.name, "of_key": key}
-                known = connection.execute(same, of).one_or_none()
+                known = same.one(connection, of)
                 if known is not None:
                     if prolong and ttl_seconds is not None:
                         until = {"expires": self._now(connection) + ttl_seconds}
@@ -156,7 +157,7 @@ class JobLine:
 
         def look(connection: Connection) -> Job | None:
             of = {"of_line": self.name, "of_key": key}
-            row = connection.execute(statements.by_key, of).one_or_none()
+            row = statements.by_key.one(connection, of)
             return _job(row, self._now(connection)) if row else None
 
         return self._database.read(look)
@@ -193,7 +194,7 @@ class JobLine:
             of = {"of_line": self.name, "now": now, "at_most": RUN_TIMES_KEPT}
             numbers = connection.execute(statements.count_by_state, of).one()
             run_times = connection.execute(statements.run_times, of).scalars()
-            gate = connection.execute(statements.gate, of).one_or_none()
+            gate = statements.gate.one(connection, of)
             ready, reserved, delayed, buried = (int(number) for number in numbers)
             return JobStats(
                 ready=ready,
@@ -281,7 +282,7 @@ class JobLine:
         the job of this id is taken if it is the next one, and no other."""
         lasts_seconds = lease_seconds or self.lease_seconds
 
-        def act(connection: Connection, gate: Row[Any]) -> Lease | None:
+        def act(connection: Connection, gate: Row) -> Lease | None:
             head = self._claimable(connection, gate)
             if head is None or only not in (None, head.id):
                 return None
@@ -295,7 +296,7 @@ class JobLine:
                 "taken_at": now,
                 "due": now + lasts_seconds + self._grace_seconds,
             }
-            connection.execute(statements.claim, self._to(head.id, taken))
+            statements.claim.change(connection, self._to(head.id, taken))
             self._forget_counts(connection, leased=+1)
             job = replace(_job(head, now), state=JobState.RESERVED, **taken)
             return Lease(job, self._clock.monotonic() + lasts_seconds)
@@ -306,7 +307,7 @@ class JobLine:
         """Take the next ready job and end it, in one step: for those who need no ack. If they
         die after it, it is lost."""
 
-        def act(connection: Connection, gate: Row[Any]) -> Job | None:
+        def act(connection: Connection, gate: Row) -> Job | None:
             head = self._claimable(connection, gate)
             if head is None:
                 return None
@@ -330,7 +331,7 @@ class JobLine:
             due = now + lasts_seconds + self._grace_seconds
             of = {**_by(lease), "now": now, "to_due": due, "to_step": step}
             renew = statements.renew_silently if step is None else statements.renew
-            if not connection.execute(renew, of).rowcount:
+            if not renew.change(connection, of):
                 raise _lease_lost(lease)
             job = _job(self._row(connection, lease.job.id), now)
             return Lease(job, self._clock.monotonic() + lasts_seconds)
@@ -358,7 +359,7 @@ class JobLine:
             now = self._now(connection)
             ended = {"state": JobState.DONE, "live": None, "done_at": now, "step": ""}
             to = {**_PUT_DOWN, **_to(ended), "to_result": kept, "to_error": None}
-            if not connection.execute(statements.ack, {**_by(lease), **to}).rowcount:
+            if not statements.ack.change(connection, {**_by(lease), **to}):
                 raise _lease_lost(lease)
             self._forget_counts(connection)
             for put in then:
@@ -432,7 +433,7 @@ class JobLine:
         """Change what a waiting job says; what is None stays. Raises NotFound, and WrongState
         once somebody has it in hand or it is over."""
 
-        def act(connection: Connection, gate: Row[Any]) -> Job:
+        def act(connection: Connection, gate: Row) -> Job:
             row = self._row(connection, id)
             state = _job(row, self._now(connection)).state
             if state not in (JobState.READY, JobState.DELAYED):
@@ -452,7 +453,7 @@ class JobLine:
         """Make a buried or delayed job ready, its fails forgotten. Raises NotFound, WrongState;
         the latter also when the job is no longer in the state in which it was `seen`."""
 
-        def act(connection: Connection, gate: Row[Any]) -> Job:
+        def act(connection: Connection, gate: Row) -> Job:
             job = self._job(connection, id)
             _check_seen(seen, job.state)
             if job.state not in (JobState.BURIED, JobState.DELAYED):
@@ -464,7 +465,7 @@ class JobLine:
     def kick_buried(self, count: int) -> Answer[list[Job]]:
         """Kick the oldest `count` buried jobs."""
 
-        def act(connection: Connection, gate: Row[Any]) -> list[Job]:
+        def act(connection: Connection, gate: Row) -> list[Job]:
             of = {"of_line": self.name, "at_most": count}
             ids = connection.execute(statements.oldest_buried, of).scalars().all()
             return [self._kick(connection, id) for id in ids]
@@ -479,7 +480,7 @@ class JobLine:
         WrongState when it has ended already or is no longer in the state in which it was `seen`.
         """
 
-        def act(connection: Connection, gate: Row[Any]) -> Job:
+        def act(connection: Connection, gate: Row) -> Job:
             row = self._row(connection, id)
             state = _job(row, self._now(connection)).state
             _check_seen(seen, state)
@@ -499,7 +500,7 @@ class JobLine:
         Running jobs run on. The reason is kept in the line's row, for every process to show.
         """
 
-        def act(connection: Connection, gate: Row[Any]) -> None:
+        def act(connection: Connection, gate: Row) -> None:
             until = None if seconds is None else self._now(connection) + seconds
             self._say_pause(connection, reason, until)
 
@@ -508,7 +509,7 @@ class JobLine:
     def resume(self) -> Answer[None]:
         """Let jobs be reserved again. Resuming a line that is not paused changes nothing."""
 
-        def act(connection: Connection, gate: Row[Any]) -> None:
+        def act(connection: Connection, gate: Row) -> None:
             self._say_pause(connection, None, None)
 
         return self._ringing(self._through_the_gate(act))
@@ -517,7 +518,7 @@ class JobLine:
         """Why nobody may reserve now; None while the line runs."""
 
         def look(connection: Connection) -> str | None:
-            gate = connection.execute(statements.gate, {"of_line": self.name}).one_or_none()
+            gate = statements.gate.one(connection, {"of_line": self.name})
             return _paused_reason(gate, self._now(connection))
 
         return self._database.read(look)
@@ -529,7 +530,7 @@ class JobLine:
         """
         kept_seconds = self._keep_seconds if keep_seconds is None else keep_seconds
 
-        def act(connection: Connection, gate: Row[Any]) -> int:
+        def act(connection: Connection, gate: Row) -> int:
             now = self._now(connection)
             of = {"of_line": self.name, "now": now}
             for id in connection.execute(statements.expired, of).scalars().all():
@@ -601,7 +602,7 @@ class JobLine:
 
     # How it is done
 
-    def _through_the_gate(self, act: Callable[[Connection, Row[Any]], T]) -> Answer[T]:
+    def _through_the_gate(self, act: Callable[[Connection, Row], T]) -> Answer[T]:
         answer = self._database.write(
             lambda connection: act(connection, self._gate(connection)), self.name
         )
@@ -614,26 +615,26 @@ class JobLine:
         if not answer.cancelled() and answer.exception() is None:
             self._cap_is_said = True
 
-    def _gate(self, connection: Connection) -> Row[Any]:
+    def _gate(self, connection: Connection) -> Row:
         """Lock the line's row, and hand it over. Everything else in the act comes after this."""
         kept = remembered(connection)
-        row: Row[Any] | None = kept.get(("gate", self.name))
+        row: Row | None = kept.get(("gate", self.name))
         if row is not None:
             return row
         of = {"of_line": self.name}
-        row = connection.execute(statements.gate_locked, of).one_or_none()
+        row = statements.gate_locked.one(connection, of)
         if row is None:
             row = self._make_gate(connection, self.name, self._cap)
         if row.cap != self._cap and not self._cap_is_said:
             connection.execute(statements.set_cap, {**of, "to_cap": self._cap})
-            row = connection.execute(statements.gate, of).one()
+            row = statements.gate.one(connection, of)
         kept["gate", self.name] = row
         kept.pop("now", None)  # it may have been a wait
         return row
 
-    def _make_gate(self, connection: Connection, line: str, cap: int) -> Row[Any]:
+    def _make_gate(self, connection: Connection, line: str, cap: int) -> Row:
         insert_unless_there(connection, lines, {"name": line, "cap": cap})
-        return connection.execute(statements.gate_locked, {"of_line": line}).one()
+        return statements.gate_locked.one(connection, {"of_line": line})
 
     def _ringing(self, answer: Answer[T]) -> Answer[T]:
         answer.add_done_callback(lambda _: self.bell.ring())
@@ -648,8 +649,8 @@ class JobLine:
     def _to(self, id: int, columns: Mapping[str, object]) -> dict[str, object]:
         return {"of_id": id, **_to(columns)}
 
-    def _row(self, connection: Connection, id: int) -> Row[Any]:
-        row = connection.execute(statements.one, self._of(id)).one_or_none()
+    def _row(self, connection: Connection, id: int) -> Row:
+        row = statements.one.one(connection, self._of(id))
         if row is None:
             raise NotFound("job-unknown", f"{self.name}: no job {id}")
         return row
@@ -657,18 +658,18 @@ class JobLine:
     def _job(self, connection: Connection, id: int) -> Job:
         return _job(self._row(connection, id), self._now(connection))
 
-    def _head(self, connection: Connection, now: float) -> Row[Any] | None:
+    def _head(self, connection: Connection, now: float) -> Row | None:
         of = {"of_line": self.name, "now": now}
-        return connection.execute(self._next_one, of).one_or_none()
+        return self._next_one.one(connection, of)
 
-    def _held(self, connection: Connection, lease: Lease) -> Row[Any]:
+    def _held(self, connection: Connection, lease: Lease) -> Row:
         """Only the newest attempt may say what becomes of a job."""
         row = connection.execute(statements.held, _by(lease)).one_or_none()
         if row is None:
             raise _lease_lost(lease)
         return row
 
-    def _claimable(self, connection: Connection, gate: Row[Any]) -> Row[Any] | None:
+    def _claimable(self, connection: Connection, gate: Row) -> Row | None:
         """The next ready job if a slot is free; what is in its way goes where it belongs."""
         now = self._now(connection)
         if _paused_reason(gate, now) is not None:
@@ -685,7 +686,7 @@ class JobLine:
                 return head
         return None
 
-    def _tries_of(self, row: Row[Any]) -> int:
+    def _tries_of(self, row: Row) -> int:
         return self._tries if row.tries is None else int(row.tries)
 
     # Counting costs as much as what it guards, so acts of one transaction count once.
@@ -694,7 +695,7 @@ class JobLine:
         kept = remembered(connection)
         if ("leased", self.name) not in kept:
             of = {"of_line": self.name, "now": now}
-            kept["leased", self.name] = connection.execute(statements.count_leased, of).scalar_one()
+            kept["leased", self.name] = statements.count_leased.one(connection, of)[0]
         return int(kept["leased", self.name])
 
     def _queued(self, connection: Connection) -> int:
@@ -734,11 +735,13 @@ class JobLine:
             "body": put.body,
             "sealed": put.args.get("sealed"),
             "put_at": now,
+            "attempt": 0,
+            "fails": 0,
+            "step": "",
+            "stop_asked": False,
         }
-        key = connection.execute(statements.put, values).inserted_primary_key
-        assert key is not None
         return Job(
-            id=int(key[0]),
+            id=statements.put.insert(connection, _to(values)),
             line=line,
             state=JobState.DELAYED if put.delay_seconds > 0 else JobState.READY,
             task=put.task,
@@ -766,12 +769,13 @@ class JobLine:
         says its cap. It is never too full for what another line has finished."""
         line = put.line or self.name
         of = {"of_line": line}
+        # Only a key has to be looked for behind the gate; locking two for nothing costs others.
         look = statements.gate if put.key is None else statements.gate_locked
-        if connection.execute(look, of).one_or_none() is None:
+        if look.one(connection, of) is None:
             self._make_gate(connection, line, NO_CAP)
         if put.key is not None:
             same = {**of, "of_key": put.key}
-            if connection.execute(statements.live_by_key, same).one_or_none() is not None:
+            if statements.live_by_key.one(connection, same) is not None:
                 return
         self._enter(connection, line, put)
 
@@ -780,13 +784,11 @@ class JobLine:
         connection.execute(statements.set_pause, to)
         remembered(connection).pop(("gate", self.name), None)
 
-    def _end(
-        self, connection: Connection, row: Row[Any], state: JobState, *, error: str | None
-    ) -> Job:
+    def _end(self, connection: Connection, row: Row, state: JobState, *, error: str | None) -> Job:
         now = self._now(connection)
         ended = {"state": state, "live": None, "done_at": now, "step": "", "error": error}
         to = {**self._to(row.id, ended), **_PUT_DOWN, "to_result": None}
-        connection.execute(statements.end, to)
+        statements.end.change(connection, to)
         self._forget_counts(connection)
         return replace(
             _job(row, now),
@@ -799,7 +801,7 @@ class JobLine:
             done_at=now,
         )
 
-    def _bury(self, connection: Connection, row: Row[Any], **changed: object) -> Job:
+    def _bury(self, connection: Connection, row: Row, **changed: object) -> Job:
         kept = {"state": JobState.BURIED, "fails": row.fails, "error": row.error, "step": row.step}
         connection.execute(statements.bury, {**self._to(row.id, {**kept, **changed}), **_PUT_DOWN})
         self._forget_counts(connection)
@@ -853,7 +855,7 @@ def _lease_lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"job {lease.job.id}, attempt {lease.job.attempt}: the lease is lost")
 
 
-def _paused_reason(gate: Row[Any] | None, now: float) -> str | None:
+def _paused_reason(gate: Row | None, now: float) -> str | None:
     if gate is None or gate.paused_reason is None:
         return None
     if gate.paused_until is not None and gate.paused_until <= now:
@@ -861,7 +863,7 @@ def _paused_reason(gate: Row[Any] | None, now: float) -> str | None:
     return str(gate.paused_reason)
 
 
-def _job(row: Row[Any], now: float) -> Job:
+def _job(row: Row, now: float) -> Job:
     return Job(
         id=row.id,
         line=row.line,

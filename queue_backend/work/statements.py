@@ -20,6 +20,7 @@ from sqlalchemy import (
     update,
 )
 
+from queue_backend.prepared import Prepared
 from queue_backend.work.job import QUEUED, JobState
 from queue_backend.work.schema import jobs, lines, slots
 
@@ -48,8 +49,9 @@ def _changed(*columns: str) -> Update:
 
 # The gate: its row is locked before anything else. On SQLite BEGIN IMMEDIATE has locked the
 # file already, and FOR UPDATE is not spelt out.
-gate = select(lines).where(lines.c.name == bindparam("of_line"))
-gate_locked = gate.with_for_update()
+_gate = select(lines).where(lines.c.name == bindparam("of_line"))
+gate = Prepared(_gate)
+gate_locked = Prepared(_gate.with_for_update())
 set_cap = update(lines).where(lines.c.name == bindparam("of_line")).values(cap=bindparam("to_cap"))
 set_pause = (
     update(lines)
@@ -57,18 +59,23 @@ set_pause = (
     .values(paused_reason=bindparam("to_paused_reason"), paused_until=bindparam("to_paused_until"))
 )
 
-put = insert(jobs)
-one = select(jobs).where(_mine, _this)
-by_key = (
+_NEW = (
+    *("line", "state", "pri", "due", "key", "live", "expires", "tries", "task", "args", "body"),
+    *("sealed", "put_at", "attempt", "fails", "step", "stop_asked"),
+)
+put = Prepared(insert(jobs).values({column: bindparam(f"to_{column}") for column in _NEW}))
+one = Prepared(select(jobs).where(_mine, _this))
+_by_key = (
     select(jobs).where(_mine, jobs.c.key == bindparam("of_key")).order_by(jobs.c.id.desc()).limit(1)
 )
-live_by_key = by_key.where(jobs.c.live == 1)
+by_key = Prepared(_by_key)
+live_by_key = Prepared(_by_key.where(jobs.c.live == 1))
 
 _ready_ones = select(jobs).where(_mine, _ready).order_by(jobs.c.pri).limit(1)
-oldest_ready = _ready_ones.order_by(jobs.c.id)
-newest_ready = _ready_ones.order_by(jobs.c.id.desc())
+oldest_ready = Prepared(_ready_ones.order_by(jobs.c.id))
+newest_ready = Prepared(_ready_ones.order_by(jobs.c.id.desc()))
 
-count_leased = _count(_leased)
+count_leased = Prepared(_count(_leased))
 count_queued = _count(_queued)
 count_ahead = _count(
     _ready,
@@ -112,16 +119,15 @@ _held = and_(
     jobs.c.attempt == bindparam("of_attempt"),
 )
 held = select(jobs).where(_held).with_for_update()
-renew = _changed("due", "step").where(_held, jobs.c.due > _now)
-renew_silently = _changed("due").where(_held, jobs.c.due > _now)
-ack = _changed(
+renew = Prepared(_changed("due", "step").where(_held, jobs.c.due > _now))
+renew_silently = Prepared(_changed("due").where(_held, jobs.c.due > _now))
+_ended = _changed(
     "state", "live", "done_at", "step", "holder", "sealed", "stop_asked", "result", "error"
-).where(_held)
+)
+ack = Prepared(_ended.where(_held))
+end = Prepared(_ended.where(_this))
 
-claim = _changed("holder", "attempt", "fails", "taken_at", "due").where(_this)
-end = _changed(
-    "state", "live", "done_at", "step", "holder", "sealed", "stop_asked", "result", "error"
-).where(_this)
+claim = Prepared(_changed("holder", "attempt", "fails", "taken_at", "due").where(_this))
 put_back = _changed("holder", "due", "fails", "error", "step").where(_this)
 bury = _changed("state", "holder", "sealed", "stop_asked", "fails", "error", "step").where(_this)
 kick = _changed("state", "due", "fails", "error").where(_this)
