@@ -71,9 +71,22 @@ _by_key = (
 by_key = Prepared(_by_key)
 live_by_key = Prepared(_by_key.where(jobs.c.live == 1))
 
-_ready_ones = select(jobs).where(_mine, _ready).order_by(jobs.c.pri).limit(1)
-oldest_ready = Prepared(_ready_ones.order_by(jobs.c.id))
-newest_ready = Prepared(_ready_ones.order_by(jobs.c.id.desc()))
+oldest_ready = Prepared(select(jobs).where(_mine, _ready).order_by(jobs.c.pri, jobs.c.id).limit(1))
+# Ordered by pri upwards and id downwards it would sort the whole line, for no index is so.
+_others = jobs.alias()
+_smallest_pri = (
+    select(_others.c.pri)
+    .where(_others.c.line == bindparam("of_line"), _others.c.state == QUEUED, _others.c.due <= _now)
+    .order_by(_others.c.pri, _others.c.id)
+    .limit(1)
+    .scalar_subquery()
+)
+newest_ready = Prepared(
+    select(jobs)
+    .where(_mine, _ready, jobs.c.pri == _smallest_pri)
+    .order_by(jobs.c.id.desc())
+    .limit(1)
+)
 
 count_leased = Prepared(_count(_leased))
 count_queued = _count(_queued)
