@@ -31,7 +31,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Literal, NamedTuple, TypeVar
@@ -256,8 +256,8 @@ class BeanstalkLine:
             self._newest_id = max(self._newest_id, id)
             now = self._clock.wall()
             state = JobState.DELAYED if delay else JobState.READY
-            return replace(
-                _job(self.name, id, new, state), pri=pri, put_at=now, due=now + delay, created=True
+            return _job(self.name, id, new, state)._replace(
+                pri=pri, put_at=now, due=now + delay, created=True
             )
 
         return self._desk.ask(say)
@@ -375,9 +375,9 @@ class BeanstalkLine:
                 grip.wire.let_go(hang_up=True)
                 raise _lease_lost(lease.job.id) from error
             deadline = self._until(grip, before, lease_seconds)
-            job = lease.job if step is None else replace(lease.job, step=step)
+            job = lease.job if step is None else lease.job._replace(step=step)
             now = self._clock.wall()
-            return _Held(replace(job, due=now + grip.gone_at - before), deadline, grip)
+            return _Held(job._replace(due=now + grip.gone_at - before), deadline, grip)
 
         return self._in_hand(lease, say)
 
@@ -401,8 +401,8 @@ class BeanstalkLine:
             grip.wire.let_go()
             kept = None if result is None else dict(result)
             done_at = self._clock.wall()
-            ended = replace(lease.job, state=JobState.DONE, result=kept, done_at=done_at)
-            return replace(ended, holder=None, step="", error=None)
+            ended = lease.job._replace(state=JobState.DONE, result=kept, done_at=done_at)
+            return ended._replace(holder=None, step="", error=None)
 
         return self._in_hand(lease, say)
 
@@ -428,7 +428,7 @@ class BeanstalkLine:
 
         def say(client: "greenstalk.Client[bytes]", grip: _Grip) -> Job:
             fails = lease.job.fails + (error is not None)
-            back = replace(lease.job, holder=None, fails=fails, error=error, step="")
+            back = lease.job._replace(holder=None, fails=fails, error=error, step="")
             if fails >= grip.tries:
                 return self._bury(client, grip, back)
             try:
@@ -441,19 +441,19 @@ class BeanstalkLine:
             except greenstalk.BuriedError:
                 log.error("job %d: beanstalkd has no memory to line it up; buried", grip.job.id)
                 grip.wire.let_go()
-                return replace(back, state=JobState.BURIED)
+                return back._replace(state=JobState.BURIED)
             grip.wire.let_go()
             if error is not None:
                 log.info("job %d: fail %d of %d, %s", grip.job.id, fails, grip.tries, error)
             state = JobState.DELAYED if seconds else JobState.READY
-            return replace(back, state=state, due=self._clock.wall() + seconds)
+            return back._replace(state=state, due=self._clock.wall() + seconds)
 
         return self._in_hand(lease, say)
 
     def bury(self, lease: Lease, error: str) -> Answer[Job]:
         """Put the job aside for an operator: it never runs again unless it is kicked. The error
         goes to the log: beanstalkd keeps no texts."""
-        buried = replace(lease.job, holder=None, error=error)
+        buried = lease.job._replace(holder=None, error=error)
         return self._in_hand(lease, lambda client, grip: self._bury(client, grip, buried))
 
     # What operators do
@@ -570,15 +570,15 @@ class BeanstalkLine:
         told = client.stats_job(job.id)
         self._newest_id = max(self._newest_id, job.id)
         now = self._clock.wall()
-        shown = replace(self._as_told(told, job.body), holder=holder, taken_at=now)
+        shown = self._as_told(told, job.body)._replace(holder=holder, taken_at=now)
         tries = self._tries if shown.tries is None else shown.tries
         grip = _Grip(wire, job, told["pri"], tries, told["ttr"])
         if shown.fails >= tries:
-            self._bury(client, grip, replace(shown, error="lease-lapsed"))
+            self._bury(client, grip, shown._replace(error="lease-lapsed"))
             return None
         wire.grip = grip
         deadline = self._until(grip, before, lease_seconds)
-        return _Held(replace(shown, due=now + grip.gone_at - before), deadline, grip)
+        return _Held(shown._replace(due=now + grip.gone_at - before), deadline, grip)
 
     def _until(self, grip: "_Grip", before: float, lease_seconds: float | None) -> float:
         lasts_seconds = lease_seconds or self.lease_seconds
@@ -611,7 +611,7 @@ class BeanstalkLine:
         client.bury(grip.job, grip.pri)
         grip.wire.let_go()
         log.error("job %d: buried, %s; a kick makes it ready again", job.id, job.error)
-        return replace(job, state=JobState.BURIED, holder=None)
+        return job._replace(state=JobState.BURIED, holder=None)
 
     def _looked_up(self, client: "greenstalk.Client[bytes]", id: int) -> Job:
         try:
@@ -628,8 +628,7 @@ class BeanstalkLine:
         state = JobState(told["state"])
         now = self._clock.wall()
         is_timed = state in (JobState.DELAYED, JobState.RESERVED)
-        return replace(
-            _job(self.name, told["id"], put, state),
+        return _job(self.name, told["id"], put, state)._replace(
             pri=told["pri"],
             due=now + told["time-left"] if is_timed else now - told["age"],
             attempt=told["reserves"],

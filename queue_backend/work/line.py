@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
@@ -298,7 +298,7 @@ class JobLine:
             }
             statements.claim.change(connection, self._to(head.id, taken))
             self._forget_counts(connection, leased=+1)
-            job = replace(_job(head, now), state=JobState.RESERVED, **taken)
+            job = _job(head, now)._replace(state=JobState.RESERVED, **taken)
             return Lease(job, self._clock.monotonic() + lasts_seconds)
 
         return self._through_the_gate(act)
@@ -365,8 +365,7 @@ class JobLine:
             for put in then:
                 self._put_next(connection, put)
             plain = {name: value for name, value in lease.job.args.items() if name != "sealed"}
-            return replace(
-                lease.job,
+            return lease.job._replace(
                 state=JobState.DONE,
                 args=plain,
                 holder=None,
@@ -790,8 +789,7 @@ class JobLine:
         to = {**self._to(row.id, ended), **_PUT_DOWN, "to_result": None}
         statements.end.change(connection, to)
         self._forget_counts(connection)
-        return replace(
-            _job(row, now),
+        return _job(row, now)._replace(
             state=state,
             args=row.args,
             holder=None,
